@@ -1,0 +1,110 @@
+"""The nouns that every slot shares, and the one error a person can act on. Imports torch and nothing of simu.
+
+Shape letters, used throughout: B rows, T tokens, N labelled tokens, L layers, D d_model, F d_ff, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from torch import Tensor
+
+IGNORE = -100  # the label of a token that is not scored, as torch.nn.functional.cross_entropy has it
+
+NeuronScores = Tensor
+"""Attribution of each neuron: float32 [L, D]. Neuron (l, k) is row k of layer l's MLP down-projection."""
+NeuronMask = Tensor
+"""Which neurons train: bool [L, D], or float [L, D] in [0, 1] for a soft mask (scales a row's update)."""
+
+
+class UserError(ValueError):
+    """A mistake that a person can mend: one line that says what, where and what is allowed. Exit status 2."""
+
+
+class FieldError(ValueError):
+    """A field of a component has a value it cannot have. `config.build` prefixes the slot: 'mask.t=1.5: …'."""
+
+    def __init__(self, name: str, value: object, allowed: str):
+        super().__init__(f"{name}={value!r}: allowed is {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raise FieldError unless `ok`. For `__post_init__`: require(0 <= t <= 1, "t", t, "0 ≤ t ≤ 1")."""
+    if not ok:
+        raise FieldError(name, value, allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One question and answer (TOFU) or input and output (LUME), without any template."""
+
+    id: str
+    """Unique in its data set and stable: 'forget10/17' or LUME's own id."""
+    prompt: str
+    answer: str
+    group: str = ""
+    """What the row belongs to: an author (TOFU), a task (LUME)."""
+    paraphrased_prompt: str | None = None
+    paraphrased_answer: str | None = None
+    perturbed_answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """How a prompt and an answer become text. The separator is tokenised with the answer, so no token straddles."""
+
+    prompt: str = "{prompt}"
+    separator: str = " "
+
+    def __post_init__(self) -> None:
+        require("{prompt}" in self.prompt, "prompt", self.prompt, "a text that holds {prompt}")
+
+    def render(self, prompt: str) -> str:
+        return self.prompt.replace("{prompt}", prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """What a data set offers. Training rows, and evaluation rows by the name that metrics carry ('forget/…')."""
+
+    name: str
+    forget: tuple[Example, ...]
+    """Rows to unlearn."""
+    retain: tuple[Example, ...]
+    """Rows to keep, drawn from during unlearning."""
+    evaluation: Mapping[str, tuple[Example, ...]]
+    """forget, retain, holdout (never trained on), world_facts, real_authors …"""
+    background: tuple[Example, ...] = ()
+    """Rows that a model built from a config is also taught, standing in for pre-training; never unlearnt on."""
+    template: Template | None = None
+    """The data set's own template; None: the model's."""
+
+
+class Batch(TypedDict):
+    """LongTensors [B, T], right-padded. labels[b, t] is input_ids[b, t] where that token is scored, else IGNORE:
+    unshifted, as Hugging Face has it (the logits at t - 1 predict it)."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum over `count` units (tokens or rows): the mean over several micro-batches is Σ total / Σ count, exactly."""
+
+    total: Tensor
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluator says of one model."""
+
+    metrics: dict[str, float]
+    """Flat: aggregate, forget/exact_match, forget/n, forget/exact_match/ci_low, …/ci_high, mia/min_k, …"""
+    rows: list[dict[str, object]] = field(default_factory=list)
+    """generations.jsonl: id, split, prompt, answer, generated, scores."""
