@@ -60,7 +60,7 @@ def encode(
     Rows longer than `max_length` tokens lose the end of their answer, with a warning that names the row.
     """
     head = prompt_ids(tokenizer, template.render(prompt))
-    tail = continuation_ids(tokenizer, template.separator + answer) + [int(tokenizer.eos_token_id)]
+    tail = [*continuation_ids(tokenizer, template.separator + answer), int(tokenizer.eos_token_id)]
     if max_length is not None and len(head) + len(tail) > max_length:
         log.warning("%s: %d tokens, cut to model.max_length=%d", name, len(head) + len(tail), max_length)
         tail = tail[: max(1, max_length - len(head))]
