@@ -1,7 +1,7 @@
 """Where a decoder keeps its layers, its attention projections and its MLP down-projections.
 
-Found by structure (the parent's name and the child's), not by a list of classes, so a new family that keeps to the names
-below needs nothing here. What cannot be read with certainty is refused by name with the reason.
+Found by structure (the parent's name and the child's), not by a list of classes, so a new family that keeps to the
+names below needs nothing here. What cannot be read with certainty is refused by name with the reason.
 
 | family                                      | attention                          | down-projection   |
 |---------------------------------------------|------------------------------------|-------------------|
@@ -15,6 +15,7 @@ below needs nothing here. What cannot be read with certainty is refused by name 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -79,8 +80,9 @@ def anatomy(model: nn.Module) -> Anatomy:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         raise UserError(f"{name}: has no language-model head; allowed is a decoder with one (…ForCausalLM)")
-    d_model = int(model.config.get_text_config().hidden_size)  # type: ignore[operator, union-attr]
-    list_name, blocks, decoder = _blocks(model, name)
+    config: Any = model.config
+    d_model = int(config.get_text_config().hidden_size)
+    list_name, blocks, decoder = _blocks(model, name, int(config.get_text_config().num_hidden_layers))
     down = [_down_projection(block, f"{name}: {list_name}.{i}", d_model) for i, block in enumerate(blocks)]
     attention = tuple(_attention(block, f"{list_name}.{i}", name) for i, block in enumerate(blocks))
     norms = [getattr(decoder, n) for n in FINAL_NORMS if isinstance(getattr(decoder, n, None), nn.Module)]
@@ -96,9 +98,8 @@ def anatomy(model: nn.Module) -> Anatomy:
     )
 
 
-def _blocks(model: nn.Module, name: str) -> tuple[str, list[nn.Module], nn.Module]:
+def _blocks(model: nn.Module, name: str, depth: int) -> tuple[str, list[nn.Module], nn.Module]:
     """(qualified name, decoder layers, the module that holds the list)."""
-    depth = model.config.get_text_config().num_hidden_layers  # type: ignore[operator, union-attr]
     found = [
         (path, module)
         for path, module in model.named_modules()
@@ -158,5 +159,6 @@ def _attention(block: nn.Module, where: str, name: str) -> tuple[tuple[str, nn.M
     for names in PROJECTIONS:
         if set(names) == set(linear):
             return tuple((f"{where}.{parents[0]}.{n}", linear[n]) for n in names)
+    allowed = " / ".join("+".join(names) for names in PROJECTIONS)
     raise UserError(f"{name}: {where}.{parents[0]} ({type(parent).__name__}) has the projections "
-                    f"{sorted(linear) or 'none'}; allowed are {' / '.join('+'.join(p) for p in PROJECTIONS)}")  # fmt: skip
+                    f"{sorted(linear) or 'none'}; allowed are {allowed}")  # fmt: skip
