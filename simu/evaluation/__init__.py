@@ -1,0 +1,1 @@
+"""What a model still knows, and what it lost: generation, likelihoods, membership, and their intervals."""

@@ -1,0 +1,117 @@
+"""Intervals and differences by resampling rows. Pure numpy: any layer may use it.
+
+Shapes: R resamples, n rows, M metrics.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def stream(seed: int, name: str = "") -> np.random.Generator:
+    """A generator of its own for every name, so that one more metric or split never changes another's draws."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def resample_counts(n: int, resamples: int, rng: np.random.Generator) -> Floats:
+    """How often each of n rows is drawn in each resample: float64 [R, n], every row sums to n (Efron's bootstrap)."""
+    draws = rng.integers(n, size=(resamples, n)) + np.arange(resamples)[:, None] * n
+    return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+
+
+def bootstrap_means(values: ArrayLike, counts: Floats) -> Floats:
+    """Means of the resamples: values [n] or [n, M] with counts [R, n] give [R] or [R, M]."""
+    array = np.asarray(values, dtype=np.float64)
+    return counts @ array / len(array)
+
+
+def bootstrap_auc(members: ArrayLike, nonmembers: ArrayLike, counts_m: Floats, counts_n: Floats) -> Floats:
+    """AUC of each resample, members and non-members drawn apart (stratified): [R]. Ties count one half."""
+    m, n = np.asarray(members, dtype=np.float64), np.asarray(nonmembers, dtype=np.float64)
+    wins = (m[:, None] > n[None, :]) + 0.5 * (m[:, None] == n[None, :])
+    return ((counts_m @ wins) * counts_n).sum(axis=1) / (len(m) * len(n))
+
+
+def interval(samples: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of a statistic's resamples [R]."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.asarray(samples, dtype=np.float64), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def mean_interval(
+    values: ArrayLike, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of values [n]."""
+    array = np.asarray(values, dtype=np.float64)
+    return interval(bootstrap_means(array, resample_counts(len(array), resamples, stream(seed))), confidence)
+
+
+def auc_interval(
+    members: ArrayLike, nonmembers: ArrayLike, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Stratified percentile bootstrap interval of the AUC."""
+    counts_m = resample_counts(np.size(members), resamples, stream(seed, "members"))
+    counts_n = resample_counts(np.size(nonmembers), resamples, stream(seed, "nonmembers"))
+    return interval(bootstrap_auc(members, nonmembers, counts_m, counts_n), confidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """mean(a - b) over the rows that both runs scored."""
+
+    mean: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    """Two-sided, of the null that a and b are exchangeable row by row (sign-flip permutation test)."""
+    n: int
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+) -> Difference:
+    """Compare two runs on the same rows: a [n], b [n], row i of one being row i of the other.
+
+    Interval: percentile bootstrap of the mean difference. p-value: (1 + #{|flipped mean| ≥ |mean|}) / (1 + R), the
+    Monte-Carlo sign-flip test (Phipson and Smyth 2010), so never 0. Raises ValueError where lengths differ or n = 0.
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape != y.shape or x.ndim != 1 or not len(x):
+        raise ValueError(f"paired_difference: two equally long rows of scores are needed, not {x.shape} and {y.shape}")
+    d = x - y
+    low, high = interval(bootstrap_means(d, resample_counts(len(d), resamples, stream(seed, "rows"))), confidence)
+    signs = stream(seed, "signs").integers(2, size=(resamples, len(d))) * 2.0 - 1.0
+    tolerance = 1e-12 * max(1.0, float(np.abs(d).sum()))  # the sum's order differs between the two sides
+    extreme = np.abs(signs @ d) >= abs(d.sum()) - tolerance
+    return Difference(
+        mean=float(d.mean()), ci_low=low, ci_high=high, p_value=float((1 + extreme.sum()) / (1 + resamples)), n=len(d)
+    )
+
+
+def paired_scores(
+    rows_a: Sequence[Mapping[str, object]], rows_b: Sequence[Mapping[str, object]], split: str, metric: str
+) -> tuple[list[float], list[float]]:
+    """The scores of one metric on the rows (split, id) that both runs have, in the order of `rows_a`.
+
+    Rows are those of generations.jsonl: {"id", "split", …, "scores": {metric: value}}.
+    """
+
+    def by_id(rows: Sequence[Mapping[str, object]]) -> dict[object, float]:
+        found: dict[object, float] = {}
+        for row in rows:
+            scores = row["scores"]
+            if row["split"] == split and isinstance(scores, Mapping) and scores.get(metric) is not None:
+                found[row["id"]] = float(scores[metric])
+        return found
+
+    a, b = by_id(rows_a), by_id(rows_b)
+    common = [i for i in a if i in b]
+    return [a[i] for i in common], [b[i] for i in common]
