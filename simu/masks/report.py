@@ -1,0 +1,64 @@
+"""What masks have in common, and how far attributions agree: mask_report.json. L layers, D d_model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from simu.types import NeuronMask, NeuronScores, UserError
+
+
+def mask_report(masks: Mapping[str, NeuronMask], scores: Mapping[str, NeuronScores] | None = None) -> dict[str, object]:
+    """A JSON-able dict on named masks and named scores, all [L, D] (a soft neuron counts where its weight is > 0).
+
+    masks[name]: selected, total, fraction, weight (Σ of weights), per_layer counts.
+    pairs["a & b"]: overlap (|a ∩ b|), jaccard (|a ∩ b| / |a ∪ b|; 1 for two empty masks), per_layer overlap.
+    spearman["a & b"]: rank correlation over all neurons, and mean over layers; null where a side is constant.
+    Raises UserError where shapes differ.
+    """
+    scores = scores or {}
+    shapes = {tuple(x.shape) for x in [*masks.values(), *scores.values()]}
+    if len(shapes) > 1:
+        raise UserError(f"mask_report: shapes {sorted(shapes)} differ; allowed is one [layers, d_model]")
+    return {
+        "masks": {name: _counts(mask) for name, mask in masks.items()},
+        "pairs": {f"{a} & {b}": _overlap(masks[a], masks[b]) for a, b in combinations(masks, 2)},
+        "spearman": {f"{a} & {b}": _agreement(scores[a], scores[b]) for a, b in combinations(scores, 2)},
+    }
+
+
+def _counts(mask: NeuronMask) -> dict[str, object]:
+    chosen = mask > 0
+    return {
+        "selected": int(chosen.sum()),
+        "total": chosen.numel(),
+        "fraction": int(chosen.sum()) / chosen.numel(),
+        "weight": float(mask.double().sum()),
+        "per_layer": chosen.sum(dim=1).tolist(),
+    }
+
+
+def _overlap(a: NeuronMask, b: NeuronMask) -> dict[str, object]:
+    both, either = (a > 0) & (b > 0), (a > 0) | (b > 0)
+    union = int(either.sum())
+    return {
+        "overlap": int(both.sum()),
+        "jaccard": int(both.sum()) / union if union else 1.0,
+        "per_layer": both.sum(dim=1).tolist(),
+    }
+
+
+def _agreement(a: NeuronScores, b: NeuronScores) -> dict[str, float | None]:
+    layers = [_spearman(x, y) for x, y in zip(a, b, strict=True)]
+    known = [r for r in layers if r is not None]
+    return {"all": _spearman(a, b), "mean_of_layers": float(np.mean(known)) if known else None}
+
+
+def _spearman(a: NeuronScores, b: NeuronScores) -> float | None:
+    x, y = a.flatten().double().cpu().numpy(), b.flatten().double().cpu().numpy()
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None  # a constant has no ranks
+    return float(spearmanr(x, y).statistic)

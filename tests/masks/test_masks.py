@@ -1,0 +1,162 @@
+"""Masks against sets worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+
+from simu.masks import (
+    Contrastive,
+    Dual,
+    Everything,
+    ForgetOnly,
+    Nothing,
+    Random,
+    Soft,
+    critical_neurons,
+    mask_report,
+)
+from simu.types import FieldError, UserError
+
+SHAPE = (2, 4)
+FORGET = torch.tensor([[4.0, 2.0, 1.0, -8.0], [1.0, 0.5, 0.6, 0.0]])
+RETAIN = torch.tensor([[0.1, 2.0, 0.2, 1.5], [5.0, 0.0, 1.0, 4.0]])
+
+
+def rows(mask: torch.Tensor) -> list[list[int]]:
+    return [layer.nonzero().flatten().tolist() for layer in mask]
+
+
+@pytest.mark.parametrize(
+    ("t", "expected"),
+    [
+        (0.0, [[0, 1, 2], [0, 1, 2]]),  # strictly positive scores
+        (0.25, [[0, 1], [0, 1, 2]]),  # 1.0 is not > 0.25 · 4.0
+        (0.5, [[0], [0, 2]]),  # 2.0 is not > 0.5 · 4.0, 0.5 is not > 0.5 · 1.0
+        (0.99, [[0], [0]]),
+        (1.0, [[], []]),
+    ],
+)
+def test_critical_is_strictly_above_t_times_the_layers_maximum(t, expected):
+    mask = critical_neurons(FORGET, t)
+    assert mask.dtype == torch.bool
+    assert rows(mask) == expected
+
+
+def test_a_layer_without_positive_score_has_none_and_says_so(caplog):
+    scores = torch.tensor([[1.0, 0.5], [-1.0, -0.2], [0.0, 0.0]])
+    with caplog.at_level(logging.WARNING):
+        assert rows(critical_neurons(scores, 0.1)) == [[0, 1], [], []]
+    assert len(caplog.records) == 1
+    assert "layer(s) 1, 2" in caplog.text
+
+
+def test_no_warning_where_every_layer_has_a_positive_score(caplog):
+    critical_neurons(FORGET, 1.0)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(bad):
+    with pytest.raises(UserError, match="not finite"):
+        critical_neurons(torch.tensor([[1.0, bad]]), 0.1)
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("mask", [Dual, ForgetOnly, Contrastive, Soft, Random, Everything, Nothing])
+def test_t_out_of_range_is_refused(mask, t):
+    with pytest.raises(FieldError, match="0 ≤ t ≤ 1"):
+        mask(t=t)
+    with pytest.raises(UserError, match="0 ≤ t ≤ 1"):
+        critical_neurons(FORGET, t)
+
+
+def test_dual_and_forget_only():
+    # t = 0.3: F = > 1.2 and > 0.3; R = > 0.6 and > 1.5
+    assert rows(Dual(t=0.3)(FORGET, None, SHAPE)) == [[0, 1], [0, 1, 2]]
+    assert rows(ForgetOnly(t=0.3)(FORGET, RETAIN, SHAPE)) == [[0], [1, 2]]
+
+
+def test_contrastive_is_on_means_not_sums():
+    # two forget samples, ten retain samples: layer 0 differences 1.99, 0.8, 0.48, -4.15; layer 1: 0, 0.25, 0.2, -0.4
+    assert rows(Contrastive(t=0.3)(FORGET, RETAIN, SHAPE, counts=(2, 10))) == [[0, 1], [1, 2]]
+    # one sample each: layer 0 differences 3.9, 0, 0.8, -9.5; layer 1: -4, 0.5, -0.4, -4
+    assert rows(Contrastive(t=0.3)(FORGET, RETAIN, SHAPE, counts=(1, 1))) == [[0], [1]]
+    with pytest.raises(UserError, match="at least one sample"):
+        Contrastive(t=0.3)(FORGET, RETAIN, SHAPE, counts=(0, 1))
+
+
+def test_soft_puts_forget_only_neurons_first():
+    weights = Soft(t=0.3)(FORGET, RETAIN, SHAPE)
+    # layer 0, neuron 1 is in both: f = 2/4, r = 2/2; layer 1, neuron 0 is in both: f = 1, r = 1
+    expected = torch.tensor([[1.0, 0.5 / 1.5, 0.0, 0.0], [0.5, 1.0, 1.0, 0.0]])
+    torch.testing.assert_close(weights, expected)
+    assert weights.dtype == torch.float32
+
+
+def test_random_matches_the_counts_of_f_and_follows_its_seed():
+    torch.manual_seed(0)
+    scores = torch.randn(6, 50)
+    expected = (scores > 0.2 * scores.amax(dim=1, keepdim=True)).sum(dim=1)
+    first, again, other = (Random(t=0.2, seed=s)(scores, None, (6, 50)) for s in (1, 1, 2))
+    assert torch.equal(first.sum(dim=1), expected)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(other.sum(dim=1), expected)
+    assert not torch.equal(first, critical_neurons(scores, 0.2))
+
+
+def test_random_draws_uniformly():
+    scores = torch.zeros(1, 10)
+    scores[0, :3] = 1.0
+    drawn = sum(Random(t=0.5, seed=s)(scores, None, (1, 10)).float() for s in range(600))
+    assert ((drawn / 600 - 0.3).abs() < 0.08).all()  # four standard errors of a share of 0.3
+
+
+def test_all_and_none_read_no_scores():
+    assert Everything()(None, None, SHAPE).all()
+    assert Everything()(None, None, SHAPE).shape == SHAPE
+    assert not Nothing()(None, None, SHAPE).any()
+    assert Everything.needs == Nothing.needs == frozenset()
+
+
+@pytest.mark.parametrize("mask", [Dual, ForgetOnly, Contrastive, Soft, Random])
+def test_missing_scores_are_named(mask):
+    with pytest.raises(UserError, match="forget"):
+        mask(t=0.3)(None, RETAIN, SHAPE)
+    if "retain" in mask.needs:
+        with pytest.raises(UserError, match="retain"):
+            mask(t=0.3)(FORGET, None, SHAPE)
+    else:
+        mask(t=0.3)(FORGET, None, SHAPE)
+
+
+def test_report_by_hand_and_json():
+    a = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    b = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 0.25, 0.0, 0.0]])
+    none = torch.zeros(2, 4, dtype=torch.bool)
+    report = json.loads(json.dumps(mask_report({"a": a, "b": b, "none": none, "empty": none})))
+    assert report["masks"]["a"] == {"selected": 3, "total": 8, "fraction": 0.375, "weight": 3.0, "per_layer": [2, 1]}
+    assert report["masks"]["b"]["weight"] == 1.75
+    assert report["pairs"]["a & b"] == {"overlap": 1, "jaccard": 0.2, "per_layer": [1, 0]}
+    assert report["pairs"]["a & none"]["jaccard"] == 0.0
+    assert report["pairs"]["none & empty"]["jaccard"] == 1.0
+
+
+def test_report_spearman():
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]])
+    swapped = torch.tensor([[1.0, 3.0, 2.0, 4.0], [40.0, 30.0, 20.0, 10.0]])
+    report = mask_report({}, {"x": x, "cubed": x**3, "swapped": swapped, "flat": torch.ones(2, 4)})["spearman"]
+    assert report["x & cubed"] == {"all": pytest.approx(1.0), "mean_of_layers": pytest.approx(1.0)}
+    # 1 - 6 Σd² / (n³ - n): layer 0 has Σd² = 2 → 0.8, layer 1 is reversed → -1; together Σd² = 2 + 20, n = 8
+    assert report["x & swapped"]["mean_of_layers"] == pytest.approx(-0.1)
+    assert report["x & swapped"]["all"] == pytest.approx(1 - 6 * 22 / (8**3 - 8))
+    assert report["x & flat"] == {"all": None, "mean_of_layers": None}
+
+
+def test_report_refuses_masks_of_different_models():
+    with pytest.raises(UserError, match="shapes"):
+        mask_report({"a": torch.ones(2, 3), "b": torch.ones(2, 4)})
