@@ -76,13 +76,14 @@ def anatomy(model: nn.Module) -> Anatomy:
     Raises UserError that names the model and the reason: no language-model head, unknown names, mixture of experts,
     cross-attention, a wrapped or odd-shaped projection.
     """
+    hf: Any = model
     name = type(model).__name__
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = hf.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         raise UserError(f"{name}: has no language-model head; allowed is a decoder with one (…ForCausalLM)")
-    config: Any = model.config
-    d_model = int(config.get_text_config().hidden_size)
-    list_name, blocks, decoder = _blocks(model, name, int(config.get_text_config().num_hidden_layers))
+    config = hf.config.get_text_config()
+    d_model = int(config.hidden_size)
+    list_name, blocks, decoder = _blocks(model, name, int(config.num_hidden_layers))
     down = [_down_projection(block, f"{name}: {list_name}.{i}", d_model) for i, block in enumerate(blocks)]
     attention = tuple(_attention(block, f"{list_name}.{i}", name) for i, block in enumerate(blocks))
     norms = [getattr(decoder, n) for n in FINAL_NORMS if isinstance(getattr(decoder, n, None), nn.Module)]
@@ -92,7 +93,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         attention=attention,
         down_names=tuple(f"{list_name}.{i}.{child}" for i, (child, _) in enumerate(down)),
         d_model=d_model,
-        embed=model.get_input_embeddings(),  # type: ignore[operator]
+        embed=hf.get_input_embeddings(),
         head=head,
         final_norm=norms[0] if norms else None,
     )
