@@ -5,12 +5,18 @@ Shapes: B rows, T tokens, N labelled tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
-from simu.types import IGNORE, Batch
+from simu.types import IGNORE, Batch, Loss
+
+CHUNK = 128
+"""Labelled tokens whose float32 logits exist at one time: 16 MiB at a vocabulary of 32 000."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,33 @@ def labelled_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
     finally:
         handle.remove()
     return output.logits.squeeze(0), where
+
+
+def by_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`function` of CHUNK rows of the `tensors` [N, …] at a time, giving [N]; backward recomputes each chunk, so what
+    it needs inside (float32 logits, probabilities) never exists for all rows at once."""
+    parts = zip(*(t.split(CHUNK) for t in tensors), strict=True)
+    return torch.cat([checkpoint(function, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
+
+
+def log_probability(logits: Tensor, target: Tensor) -> Tensor:
+    """log P(target) [N] in float32 (float64 stays) of logits [N, V]."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return -cross_entropy(wide, target, reduction="none")
+
+
+def token_log_probs(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
+    """log P(token | what stands before it) [N], float32, of every labelled token; differentiable."""
+    logits, where = labelled_logits(model, batch)
+    return by_chunks(log_probability, logits, where.target), where
+
+
+def row_sums(values: Tensor, where: Labelled, rows: int) -> Tensor:
+    """[N] values summed over the labelled tokens of each row: [B]."""
+    return values.new_zeros(rows).index_add(0, where.row, values)
+
+
+def answer_loss(model: nn.Module, batch: Batch) -> Loss:
+    """CE of answer and EOS: Σ −log P over the labelled tokens, and how many they are."""
+    log_probs, _ = token_log_probs(model, batch)
+    return Loss(-log_probs.sum(), len(log_probs))
