@@ -1,0 +1,6 @@
+"""Optimizers. A component builds one from named parameters; `Sophia` itself is a torch.optim.Optimizer."""
+
+from simu.optim.adamw import BuildAdamW
+from simu.optim.sophia import BuildSophia, Sophia, sampled_nll
+
+__all__ = ["BuildAdamW", "BuildSophia", "Sophia", "sampled_nll"]
