@@ -75,8 +75,8 @@ class _WandbRun:
     def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         import wandb
 
-        columns = ["id", "split", "prompt", "answer", "generated"]
-        data = [[str(r.get(c, "")) for c in columns] for r in rows[: self.table_rows]]
+        columns: list[str | int] = ["id", "split", "prompt", "answer", "generated"]
+        data = [[str(r.get(str(c), "")) for c in columns] for r in rows[: self.table_rows]]
         self.run.log({name: wandb.Table(columns=columns, data=data)})
 
     def heatmap(self, name: str, values: Tensor) -> None:

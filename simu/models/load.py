@@ -162,12 +162,13 @@ def load_folder(source: str | Path, dtype: torch.dtype, tokenizer: str | None = 
                 revision: str | None = None) -> Loaded:  # fmt: skip
     """A causal language model and tokenizer from a folder or hub id. Raises UserError where weights are missing."""
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True)  # fmt: skip
         made = AutoTokenizer.from_pretrained(tokenizer or source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={source}: cannot be loaded ({' '.join(str(error).split())[:240]})") from error
+    model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(f"model.path={source}: {len(missing)} weights are missing, the first is {missing[0]}")

@@ -1,0 +1,143 @@
+"""The entry point: config in → pipeline → score out. `python -m simu.run --help` lists slots and options.
+
+Exit status: 0 done; 1 a job of a sweep failed, or something unforeseen; 2 the user can mend it, said in one line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from simu.config import conf_dir
+from simu.types import UserError
+
+log = logging.getLogger("simu")
+
+
+def job(config: DictConfig) -> float | None:
+    """One composed config → one run folder → the aggregate score (None where nothing was evaluated)."""
+    from simu import pipeline  # torch and transformers load here, after Hydra has found the config to be well-formed
+    from simu.config import build_run, plain
+
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    overrides = list(settings.overrides.task)
+    labels = {"group": str(settings.runtime.choices.get("sweep") or "")}
+    try:
+        cfg = build_run(config)
+        return pipeline.run(cfg, plain(config), folder, overrides, labels)
+    except Exception as error:
+        pipeline.record_failure(folder, one_line(error))
+        if settings.mode == RunMode.MULTIRUN:  # the other jobs go on; SweepStatus lists this one at the end
+            log.error("failed: %s", one_line(error), exc_info=not isinstance(error, UserError))
+            return float("nan")
+        raise
+
+
+class SweepStatus(Callback):
+    """Says at the end of a sweep which jobs failed and why."""
+
+    failed = 0
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        base = Path(config.hydra.sweep.dir)
+        records = {p.parent.name: json.loads(p.read_text()) for p in base.glob("*/provenance.json")}
+        bad = {name: r for name, r in records.items() if r.get("status") != "completed"}
+        print(f"sweep: {len(records) - len(bad)} of {len(records)} jobs done in {base}", file=sys.stderr)
+        for name, record in sorted(bad.items()):
+            print(f"  failed {base / name}: {record.get('reason', 'killed')}", file=sys.stderr)
+        SweepStatus.failed = len(bad)
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def explain(error: BaseException, overrides: list[str]) -> str | None:
+    """What is wrong with the command line, in one line; None where it is not the user's to mend."""
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return one_line(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_option(error.missing_cfg_file, list(error.options or []))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _unknown_key(one_line(error), overrides)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; allowed is an output folder that can be written (hydra.run.dir=…)"
+    return None
+
+
+def _unknown_option(missing: str, options: list[str]) -> str:
+    from simu.config import nearest
+
+    slot, _, value = missing.rpartition("/")
+    allowed = f"; allowed: {', '.join(sorted(options))}" if options else ""
+    hint = nearest(value, options).partition("?")[0] + "?" if "mean" in nearest(value, options) else ""
+    return f"{slot}={value}: no such option{hint}{allowed}" if slot else f"{missing}: no such config{allowed}"
+
+
+def _unknown_key(message: str, overrides: list[str]) -> str:
+    """Hydra's message, with the nearest known key where a key or group is misspelt."""
+    from simu.config import nearest
+
+    words = message.replace("'", " ").split()
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in words or f"{key}." in message:
+            return f"{override}: no such key{nearest(key, _known_keys())}"
+    return message
+
+
+def _known_keys() -> list[str]:
+    """Every key and group of the default run."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config")
+    found: list[str] = []
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            found.append(f"{prefix}{key}")
+            if not OmegaConf.is_missing(node, key) and isinstance(node._get_node(key), DictConfig):
+                walk(node[key], f"{prefix}{key}.")
+
+    walk(config, "")
+    return found
+
+
+def main() -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except KeyboardInterrupt:
+        print("simu: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if (line := explain(error, overrides)) is None:
+            raise
+        print(f"simu: {line}", file=sys.stderr)
+        sys.exit(2)
+    if SweepStatus.failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    from simu.run import main as entry  # under its own name, so that Hydra's callback and this are one module
+
+    entry()
