@@ -13,8 +13,8 @@ Value = str | int | float
 Row = dict[str, Value]
 
 AGGREGATE_NOTE = (
-    "The printed TOFU aggregate is mean(1−EM_forget, 1−ROUGE_forget, 1−MIA, EM_retain, ROUGE_retain); world facts "
-    "are not in it. It holds for 7 of the 8 printed rows. The printed LUME aggregates follow from no known formula."
+    "The printed aggregate is mean(1−EM_forget, 1−ROUGE_forget, 1−MIA, EM_retain, ROUGE_retain), world facts not in it; "
+    "that holds for 7 of the 8 printed rows."
 )
 EM_NOTE = (
     "The printed forget/retain EM is read as choice_accuracy (chance 1/6), the printed world-facts EM as "

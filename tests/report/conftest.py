@@ -1,0 +1,187 @@
+"""Synthetic run folders, in the layout that a run leaves behind. The numbers are made up; the shapes are real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+CHOICES = {"fo_graddiff": "all", "so_graddiff": "all", "simu": "dual"}
+LAYERS, WIDTH = 4, 64
+TASKS = ("task1", "task2", "task3")
+
+
+def config(*, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object) -> str:
+    scope = "selected" if method == "simu" else "all"
+    return f"""
+model: {{_target_: simu.models.load.Model, name: {model}, path: /somewhere/{model}}}
+data: {{_target_: simu.data.{data}.Data, name: {data}, path: null, forget: '10', seed: 0}}
+attribution: {{_target_: simu.attribution.integrated.Integrated, m: {m}, objective: log_prob, position: next_token, batch_size: 16}}
+mask: {{_target_: simu.masks.kinds.{mask.title().replace("_", "")}, t: {t}, seed: "${{seed}}"}}
+objective: {{_target_: simu.objectives.graddiff.GradDiff, retain_weight: {0.3 if method == "fo_graddiff" else 2.0}}}
+optimizer: {{_target_: simu.optim.presets.Sophia, lr: {lr}, weight_decay: 0.1}}
+selection: {{_target_: simu.selection.Selector, scope: {scope}}}
+training: {{_target_: simu.training.Training, epochs: 5, batch_size: 16}}
+evaluator: {{_target_: simu.evaluation.{data}.Evaluator}}
+tracker: {{_target_: simu.tracking.Offline}}
+method: {{name: {method}}}
+precision: {{weights: float32, master: true, tf32: false}}
+seed: {seed}
+device: cpu
+stages: [target, attribution, mask, unlearning, evaluation]
+cache_dir: .cache
+save_model: false
+dry_run: false
+"""  # noqa: E501
+
+
+def tofu_metrics(forget: float, retain: float, rng: np.random.Generator, rows: int) -> dict[str, float]:
+    values: dict[str, float] = {}
+    levels = {"forget": forget, "retain": retain, "world_facts": retain * 0.9}
+    for split, level in levels.items():
+        n = rows if split != "world_facts" else 117
+        values[f"{split}/n"] = n
+        for name, shift in (("exact_match", -0.05), ("rouge_l_recall", 0.0), ("choice_accuracy", -0.1),
+                            ("contains_answer", 0.02)):  # fmt: skip
+            value = float(np.clip(level + shift + rng.normal(0, 0.01), 0, 1))
+            half = 1.96 * np.sqrt(max(value * (1 - value), 1e-4) / n)
+            values[f"{split}/{name}"] = value
+            values[f"{split}/{name}/ci_low"], values[f"{split}/{name}/ci_high"] = value - half, value + half
+    mia = 0.45 + 0.3 * forget
+    values |= {"mia/min_k": mia, "mia/min_k/ci_low": mia - 0.04, "mia/min_k/ci_high": mia + 0.04}
+    values |= {"mia/loss": mia + 0.01, "mia/soul_compat": mia - 0.2}
+    em_f, rouge_f = values["forget/exact_match"], values["forget/rouge_l_recall"]
+    em_r, rouge_r = values["retain/exact_match"], values["retain/rouge_l_recall"]
+    values["aggregate"] = float(np.mean([1 - em_f, 1 - rouge_f, 1 - mia, em_r, rouge_r]))
+    return values
+
+
+def lume_metrics(forget: float, retain: float, rng: np.random.Generator, rows: int) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for split, level in (("forget", forget), ("retain", retain)):
+        for part in (split, *(f"{split}/{task}" for task in TASKS)):
+            values[f"{part}/n"] = rows if part == split else rows // 3
+            for name in ("regurgitation", "knowledge"):
+                value = float(np.clip(level + rng.normal(0, 0.02), 0, 1))
+                values[f"{part}/{name}"] = value
+                values[f"{part}/{name}/ci_low"], values[f"{part}/{name}/ci_high"] = value - 0.03, value + 0.03
+    values |= {"mia/fold": 0.5 + forget / 2, "aggregate": (2 - 2 * forget + 1 - forget / 2 + 2 * retain) / 5}
+    return values
+
+
+def write_run(
+    folder: Path,
+    *,
+    model: str = "tiny",
+    data: str = "mini",
+    method: str = "simu",
+    mask: str | None = None,
+    seed: int = 0,
+    t: float = 0.3,
+    m: int = 5,
+    lr: object = "1e-5",
+    forget: float = 0.2,
+    retain: float = 0.8,
+    rows: int = 40,
+    overrides: tuple[str, ...] = (),
+    finished: str = "2025-11-25T03:00:00+00:00",
+) -> Path:
+    """One finished run. `forget` and `retain` are about what the metrics of those splits come out as."""
+    mask = mask or CHOICES[method]
+    rng = np.random.default_rng([seed, int(t * 100), m])
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text(
+        config(model=model, data=data, method=method, mask=mask, seed=seed, t=t, m=m, lr=lr)
+    )
+    choices = {"model": model, "data": data, "method": method, "mask": mask}
+    (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
+    metrics = lume_metrics if data == "lume" else tofu_metrics
+    flat = metrics(forget, retain, rng, rows)
+    flat |= {f"original/{k}": v for k, v in metrics(0.97, 0.98, np.random.default_rng(seed), rows).items()}
+    (folder / "metrics.json").write_text(json.dumps(flat))
+    selected = write_neurons(folder, t, mask)
+    provenance = {
+        "schema": 1, "status": "completed", "config_digest": "0" * 20,
+        "command": f"python -m simu.run {' '.join(overrides)}".strip(),
+        "git": {"commit": "f" * 40, "dirty": False}, "versions": {"simu": "0.1.0", "torch": "2.13.0"},
+        "machine": {"system": "Linux", "processor": "a processor", "cores": 2, "gpus": []},
+        "stages": {s: {"digest": "0" * 20, "seconds": 1.0, "cached": False} for s in ("target", "evaluation")},
+        "mask": {"total": LAYERS * WIDTH, "selected": sum(selected), "per_layer": selected},
+        "started": "2025-11-25T02:00:00+00:00", "finished": finished,
+    }  # fmt: skip
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    write_lines(folder / "train_log.jsonl", training(rng))
+    write_lines(folder / "generations.jsonl", generations(forget, retain, rng, rows, data))
+    return folder
+
+
+def write_neurons(folder: Path, t: float, mask: str) -> list[int]:
+    """Attribution and mask with heavy tails; returns the selected neurons of each layer."""
+    generator = torch.Generator().manual_seed(7)
+    forget = torch.randn(LAYERS, WIDTH, generator=generator) ** 3
+    retain = forget * 0.9 + 0.3 * torch.randn(LAYERS, WIDTH, generator=generator)
+    chosen = forget > t * forget.amax(dim=1, keepdim=True)
+    if mask == "all":
+        chosen = torch.ones_like(chosen)
+    if mask == "none":
+        chosen = torch.zeros_like(chosen)
+    save_file({"forget": forget, "retain": retain}, folder / "attribution.safetensors")
+    save_file({"mask": chosen}, folder / "mask.safetensors")
+    return [int(layer.sum()) for layer in chosen]
+
+
+def training(rng: np.random.Generator) -> list[dict[str, Any]]:
+    return [
+        {"step": s, "forget_loss": 0.1 + s * 0.3 + rng.normal(0, 0.05), "retain_loss": 0.1 + rng.random() * 0.05,
+         "lr": 1e-5 * (1 - s / 20), "grad_norm": 1.0, "clipped_fraction": 0.9, "tokens_per_s": 1000.0}
+        for s in range(1, 21)
+    ]  # fmt: skip
+
+
+def generations(forget: float, retain: float, rng: np.random.Generator, rows: int, data: str) -> list[dict[str, Any]]:
+    lines = []
+    for split, level in (("forget", forget), ("retain", retain)):
+        for i in range(rows):
+            right = bool(rng.random() < level)
+            scores = {"rouge_l_recall": float(np.clip(rng.normal(level, 0.1), 0, 1)), "exact_match": float(right)}
+            if data == "lume":
+                scores = {"regurgitation" if i % 2 else "knowledge": float(right)}
+            lines.append({"id": f"{split}/{i}", "split": split, "prompt": f"Who wrote book {i} & <more>?",
+                          "answer": f"Author {i} wrote 100 % of it.",
+                          "generated": f"Author {i} wrote 100 % of it." if right else "the the the", "scores": scores})  # fmt: skip
+    return lines
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def paper_sweeps(root: Path, *, model: str = "tiny", data: str = "mini", seeds: int = 2) -> Path:
+    """What the sweeps table1, figure2_m, figure3_t and figure5_masks leave under one folder."""
+    levels = {"fo_graddiff": (0.5, 0.6), "so_graddiff": (0.1, 0.7), "simu": (0.12, 0.8)}
+    base = (f"model={model}", f"data={data}")
+    for i, (method, (forget, retain)) in enumerate(levels.items()):
+        for seed in range(seeds):
+            write_run(root / "table1" / str(i * seeds + seed), model=model, data=data, method=method, seed=seed,
+                      forget=forget, retain=retain, overrides=(*base, f"method={method}", f"seed={seed}"))  # fmt: skip
+    for i, t in enumerate((0.1, 0.5, 0.7, 0.9)):
+        write_run(root / "figure3" / str(i), model=model, data=data, t=t, forget=0.1 + t / 5, retain=0.75 + t / 10,
+                  overrides=(*base, "method=simu", f"mask.t={t}"))  # fmt: skip
+    for i, m in enumerate((2, 3, 8, 10)):
+        write_run(root / "figure2" / str(i), model=model, data=data, m=m, forget=0.2 - m / 100, retain=0.7 + m / 100,
+                  overrides=(*base, "method=simu", f"attribution.m={m}"))  # fmt: skip
+    for i, mask in enumerate(("forget_only", "contrastive", "soft", "random", "none")):
+        write_run(root / "figure5" / str(i), model=model, data=data, mask=mask, forget=0.15 + i / 20,
+                  retain=0.8 - i / 30, overrides=(*base, "method=simu", f"mask={mask}"))  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path) -> Path:
+    return paper_sweeps(tmp_path / "multirun")
