@@ -1,0 +1,235 @@
+"""`lume`: LUME (Ramakrishna et al. 2025, arXiv 2502.15097), the data of SemEval-2025 Task 4.
+
+Task1 synthetic stories, Task2 synthetic biographies with personal data, Task3 real biographies. An id is a document id
+and a kind: sc1 (complete the text: regurgitation) or qa<digit> (answer a question: knowledge).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from simu.data.rows import Row, file_in, numbered, preflight, read_jsonl, unreachable
+from simu.types import Example, Splits, Template, UserError, require
+
+REPOSITORY = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
+HUB_FOLDS = ("train", "validation")
+TASKS = ("Task1", "Task2", "Task3")
+_ID = re.compile(r"(.+)(sc\d|qa\d)", re.DOTALL)
+
+Rows = tuple[Example, ...]
+
+
+def document_id(row_id: str) -> str:
+    """'36307590qa0' → '36307590'. Task1's document ids carry literal double quotes, which belong to them."""
+    return _split(row_id)[0]
+
+
+def kind(row_id: str) -> str:
+    """'36307590qa0' → 'qa0': sc1, or qa0 … qa4 (in Task2: birth date, SSN, phone, e-mail, address)."""
+    return _split(row_id)[1]
+
+
+def _split(row_id: str) -> tuple[str, str]:
+    match = _ID.fullmatch(row_id)
+    if match is None:
+        raise ValueError(f"{row_id!r} is no LUME id: a document id followed by sc1 or qa<digit> is")
+    return match[1], match[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lume:
+    """Forget and retain rows of one fold, and a membership set.
+
+    Evaluation splits: forget, retain, mia_member and mia_nonmember (whole documents as answers, the prompt is empty).
+    The two are scored without a separator, as the documents begin. Raises UserError for a hub that cannot be reached,
+    a missing file and a bad row, each by name.
+    """
+
+    name: str = "lume"
+    path: str | None = None
+    """A folder with forget.jsonl and retain.jsonl, folds/ and mia/; or a copy of the hub's repository (data/*.parquet
+    and mia_data/); None: the hub, which serves the folds train and validation only."""
+    forget: Literal["all", "Task1", "Task2", "Task3"] = "all"
+    """Which task's rows of the fold are forgotten; retain rows are those of every task."""
+    fold: Literal["train", "validation", "heldout", "all"] = "heldout"
+    """heldout is the paper's (1094 forget and 1052 retain rows)."""
+    forget_rows: int | None = None
+    """A subset of about N rows: whole documents, in the fold's own proportions of tasks."""
+    retain_rows: int | None = None
+    """As forget_rows."""
+    evaluation_rows: int | None = None
+    """The first N rows of every evaluation split only."""
+    seam: Literal["space", "official"] = "space"
+    """Between input and output: one space, or nothing as the official evaluator has it."""
+    mia_set: Literal["public", "fold", "files"] = "fold"
+    """public: 150 + 150 documents, members from the train fold. fold: the Task3 documents to forget, against as many of
+    other folds, matched by length. files: given by the user."""
+    mia_member_file: str | None = None
+    """JSON Lines with the field `document`; for mia_set=files."""
+    mia_nonmember_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("forget_rows", "retain_rows", "evaluation_rows"):
+            value = getattr(self, field)
+            require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
+        for field in ("mia_member_file", "mia_nonmember_file"):
+            value = getattr(self, field)
+            require((value is not None) == (self.mia_set == "files"), field, value,
+                    "a file with mia_set=files, and null with any other")  # fmt: skip
+        require(self.mia_set != "fold" or self.fold != "all", "mia_set", self.mia_set,
+                "'public' or 'files' with fold=all, which leaves no other fold for non-members")  # fmt: skip
+        require(self.mia_set != "fold" or self.forget in ("all", "Task3"), "mia_set", self.mia_set,
+                f"'public' or 'files' with forget={self.forget}: the fold set is made of Task3 documents")  # fmt: skip
+
+    def __call__(self) -> Splits:
+        folder = fetch() if self.path is None else Path(self.path).expanduser()
+        whole = {side: read_side(folder, side) for side in ("forget", "retain")}
+        fold = {side: in_fold(folder, side, self.fold, rows) for side, rows in whole.items()}
+        to_forget = tuple(r for r in fold["forget"] if self.forget in ("all", r.group))
+        forget, retain = subset(to_forget, self.forget_rows), subset(fold["retain"], self.retain_rows)
+        if self.mia_set == "fold":
+            inside = {r.id for rows in fold.values() for r in rows}
+            outside = [r for rows in whole.values() for r in rows if r.id not in inside]
+            member, nonmember = matched_documents(forget, outside)
+        else:
+            member, nonmember = (documents(path) for path in self._mia_files(folder))
+        evaluation = {"forget": forget, "retain": retain, "mia_member": _as_rows(member, "mia_member"),
+                      "mia_nonmember": _as_rows(nonmember, "mia_nonmember")}  # fmt: skip
+        return Splits(
+            name=self.name,
+            forget=forget,
+            retain=retain,
+            evaluation={split: rows[: self.evaluation_rows] for split, rows in evaluation.items()},
+            template=self.template(),
+        )
+
+    def template(self) -> Template:
+        """Raw input, no tags; the seam decides what stands before the output."""
+        return Template(separator=" " if self.seam == "space" else "")
+
+    def _mia_files(self, folder: Path) -> tuple[Path, Path]:
+        if self.mia_member_file is not None and self.mia_nonmember_file is not None:
+            return Path(self.mia_member_file).expanduser(), Path(self.mia_nonmember_file).expanduser()
+        inner = "mia_data" if (folder / "mia_data").is_dir() else "mia"
+        return file_in(folder, f"{inner}/member.jsonl"), file_in(folder, f"{inner}/nonmember.jsonl")
+
+
+def fetch() -> Path:
+    """The hub's repository in the local cache. Its layout (data/<side>_<fold>-*.parquet, mia_data/*.jsonl) is the one
+    that the task's organisers document; the set may ask for a token."""
+    from huggingface_hub import snapshot_download
+
+    preflight(REPOSITORY)
+    try:
+        return Path(snapshot_download(REPOSITORY, repo_type="dataset", allow_patterns=["data/*", "mia_data/*"]))
+    except Exception as error:  # network, gating, cache: the client raises a dozen kinds
+        raise unreachable(REPOSITORY, error) from error
+
+
+def read_side(folder: Path, side: str) -> Rows:
+    """All rows of one side, every fold. In the hub's layout a row's fold is known from its file alone."""
+    if _is_hub_copy(folder):
+        return tuple(row for fold in HUB_FOLDS for row in _read_parquet(folder, side, fold))
+    return examples(read_jsonl(file_in(folder, f"{side}.jsonl")))
+
+
+def in_fold(folder: Path, side: str, fold: str, rows: Rows) -> Rows:
+    """The rows whose document is in the fold, in their own order."""
+    if fold == "all":
+        return rows
+    if _is_hub_copy(folder):
+        if fold not in HUB_FOLDS:
+            raise UserError(f"data.fold={fold}: the hub's copy has the folds {' and '.join(HUB_FOLDS)} only; pass "
+                            "data.path=/path/to/folder with forget.jsonl, retain.jsonl and folds/")  # fmt: skip
+        return _read_parquet(folder, side, fold)
+    path = file_in(folder, f"folds/{side}_{fold}.txt")
+    wanted = {line for line in path.read_text(encoding="utf-8").splitlines() if line}
+    unknown = wanted - {document_id(r.id) for r in rows}
+    if unknown or not wanted:
+        raise UserError(
+            f"{path}: {'no document ids' if not wanted else 'no document ' + min(unknown) + ' in ' + side + '.jsonl'}"
+        )
+    return tuple(r for r in rows if document_id(r.id) in wanted)
+
+
+def _is_hub_copy(folder: Path) -> bool:
+    return not (folder / "forget.jsonl").is_file() and any(folder.glob("data/forget_*.parquet"))
+
+
+def _read_parquet(folder: Path, side: str, fold: str) -> Rows:
+    import pyarrow.parquet as parquet
+
+    files = sorted(folder.glob(f"data/{side}_{fold}-*.parquet"))
+    if not files:
+        raise UserError(f"data.path={folder}: no data/{side}_{fold}-*.parquet there")
+    return examples([row for f in files for row in numbered(parquet.read_table(f).to_pylist(), str(f))])
+
+
+def examples(rows: Sequence[Row]) -> Rows:
+    """LUME's own ids; `group` is the task."""
+    made: dict[str, Example] = {}
+    for row in rows:
+        row_id, task = row.text("id"), row.text("task")
+        if _ID.fullmatch(row_id) is None:
+            raise UserError(f"{row.where}: field 'id' must end with sc1 or qa<digit>, is {row_id!r}")
+        if task not in TASKS:
+            raise UserError(f"{row.where}: field 'task' must be one of {', '.join(TASKS)}, is {task!r}")
+        if row_id in made:
+            raise UserError(f"{row.where}: field 'id' {row_id!r} stands in an earlier row, too")
+        made[row_id] = Example(id=row_id, prompt=row.text("input"), answer=row.text("output"), group=task)
+    return tuple(made.values())
+
+
+def subset(rows: Rows, count: int | None) -> Rows:
+    """Whole documents until `count` rows are reached, spread evenly over the tasks: each prefix keeps their shares."""
+    if count is None or count >= len(rows):
+        return rows
+    documents_of: dict[str, dict[str, list[Example]]] = {}
+    for row in rows:
+        documents_of.setdefault(row.group, {}).setdefault(document_id(row.id), []).append(row)
+    placed = [((k + 0.5) / len(of_task), task, of_document)
+              for task, of_task in documents_of.items() for k, of_document in enumerate(of_task.values())]  # fmt: skip
+    chosen: list[Example] = []
+    for _, _, of_document in sorted(placed, key=lambda p: p[:2]):
+        if len(chosen) >= count:
+            break
+        chosen += of_document
+    return tuple(chosen)
+
+
+def documents(path: Path) -> list[tuple[str, str]]:
+    """(id, document) of a membership file; the row number where it gives no id."""
+    rows = read_jsonl(path)
+    return [(str(row.cells.get("id", i)), row.text("document")) for i, row in enumerate(rows)]
+
+
+def document_text(row: Example) -> str:
+    """The whole text of an sc1 row: the public member documents are exactly this."""
+    return f"{row.prompt} {row.answer}"
+
+
+def matched_documents(
+    members: Sequence[Example], others: Sequence[Example]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Task3's documents among `members`, and as many among `others`, paired so that the summed difference in length
+    (characters) is the least possible: mean NLL depends on length, and membership should not be read off it."""
+    from scipy.optimize import linear_sum_assignment
+
+    inside, outside = (
+        [(document_id(r.id), document_text(r)) for r in rows if r.group == "Task3" and kind(r.id).startswith("sc")]
+        for rows in (members, others)
+    )
+    cost = [[abs(len(a) - len(b)) for _, b in outside] for _, a in inside]
+    if not inside or len(outside) < len(inside):
+        raise UserError(f"data.mia_set=fold: {len(inside)} Task3 documents to forget and {len(outside)} of other folds "
+                        "to match them; take mia_set=public or mia_set=files")  # fmt: skip
+    _, partner = linear_sum_assignment(cost)
+    return inside, [outside[j] for j in partner]
+
+
+def _as_rows(named: Sequence[tuple[str, str]], split: str) -> Rows:
+    return tuple(Example(id=f"{split}/{name}", prompt="", answer=text, group=split) for name, text in named)

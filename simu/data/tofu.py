@@ -1,0 +1,115 @@
+"""`tofu`: TOFU (Maini et al. 2024, arXiv 2401.06121), from the hub or from a folder of JSON Lines.
+
+200 fictitious authors with 20 question/answer pairs each; the full set is retainYY followed by forgetXX, row for row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from simu.data.rows import Row, file_in, numbered, preflight, read_jsonl, unreachable
+from simu.types import Example, Splits, UserError, require
+
+REPOSITORY = "locuslab/TOFU"
+RETAIN = {"01": "retain99", "05": "retain95", "10": "retain90"}
+ROWS_PER_AUTHOR = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tofu:
+    """Rows to forget, to retain and to evaluate on, with paraphrased and perturbed answers joined to them.
+
+    Raises UserError for a hub that cannot be reached, a missing file and a bad row, each by name.
+    """
+
+    name: str = "tofu"
+    path: str | None = None
+    """A folder with one JSON Lines file a hub configuration (forget10.jsonl, …); None: the hub's locuslab/TOFU."""
+    forget: Literal["01", "05", "10"] = "10"
+    """Percent of the authors to forget: 40, 200 or 400 rows."""
+    retain_rows: int | None = None
+    """The first N retain rows only, for training and evaluation alike: a subset for slow machines."""
+    evaluation_rows: int | None = None
+    """The first N rows of every evaluation split only."""
+
+    def __post_init__(self) -> None:
+        for field in ("retain_rows", "evaluation_rows"):
+            value = getattr(self, field)
+            require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
+
+    def __call__(self) -> Splits:
+        if self.path is None:
+            preflight(REPOSITORY)
+        forget_name, retain_name = f"forget{self.forget}", RETAIN[self.forget]
+        retain = pairs(self._read(retain_name), retain_name)
+        forget = pairs(self._read(forget_name), forget_name, first_author=len(retain) // ROWS_PER_AUTHOR)
+        held = pairs(self._read(f"holdout{self.forget}"), f"holdout{self.forget}", author="holdout")
+        forget = join(forget, self._read(f"{forget_name}_perturbed"))
+        evaluated = join(retain, self._read("retain_perturbed"), exhaustive=False)
+        retain = (evaluated + retain[len(evaluated) :])[: self.retain_rows]
+        facts = {
+            split: short_answers(self._read(f"{split}_perturbed"), split) for split in ("world_facts", "real_authors")
+        }
+        evaluation = {"forget": forget, "retain": evaluated[: self.retain_rows], "holdout": held, **facts}
+        return Splits(
+            name=self.name,
+            forget=forget,
+            retain=retain,
+            evaluation={split: rows[: self.evaluation_rows] for split, rows in evaluation.items()},
+            background=facts["world_facts"] + facts["real_authors"],
+        )
+
+    def _read(self, configuration: str) -> list[Row]:
+        if self.path is None:
+            return read_hub(configuration)
+        return read_jsonl(file_in(Path(self.path).expanduser(), f"{configuration}.jsonl"))
+
+
+def read_hub(configuration: str) -> list[Row]:
+    """One configuration of locuslab/TOFU; each has a single split, 'train'."""
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(REPOSITORY, configuration, split="train")
+    except Exception as error:  # network, gating, cache: the loader raises a dozen kinds
+        raise unreachable(REPOSITORY, error) from error
+    return numbered(rows, f"{REPOSITORY} {configuration}")
+
+
+def pairs(rows: Sequence[Row], name: str, author: str = "author", first_author: int = 0) -> tuple[Example, ...]:
+    """Question and answer by row; `group` is the author, whose number counts through the full set."""
+    return tuple(
+        Example(id=f"{name}/{i}", prompt=row.text("question"), answer=row.text("answer"),
+                group=f"{author}{first_author + i // ROWS_PER_AUTHOR:03d}")
+        for i, row in enumerate(rows)
+    )  # fmt: skip
+
+
+def join(examples: Sequence[Example], perturbed: Sequence[Row], exhaustive: bool = True) -> tuple[Example, ...]:
+    """The first len(perturbed) examples with paraphrases and perturbed answers; the files must agree row for row."""
+    if len(perturbed) > len(examples) or (exhaustive and len(perturbed) < len(examples)):
+        raise UserError(f"{perturbed[-1].where} is the last, but there are {len(examples)} rows to join it to "
+                        f"({examples[0].id} …): the files do not belong together")  # fmt: skip
+    joined = []
+    for example, row in zip(examples, perturbed, strict=False):
+        if (row.text("question"), row.text("answer")) != (example.prompt, example.answer):
+            raise UserError(f"{row.where}: question and answer differ from {example.id}'s; "
+                            "the files must have the same rows in the same order")  # fmt: skip
+        joined.append(
+            replace(example, paraphrased_prompt=row.text("paraphrased_question"),
+                    paraphrased_answer=row.text("paraphrased_answer"),
+                    perturbed_answers=row.texts("perturbed_answer"))
+        )  # fmt: skip
+    return tuple(joined)
+
+
+def short_answers(rows: Sequence[Row], split: str) -> tuple[Example, ...]:
+    """World facts and real authors: a short gold answer and perturbed ones, no paraphrase."""
+    return tuple(
+        Example(id=f"{split}/{i}", prompt=row.text("question"), answer=row.text("answer"), group=split,
+                perturbed_answers=row.texts("perturbed_answer"))
+        for i, row in enumerate(rows)
+    )  # fmt: skip
