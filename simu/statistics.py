@@ -1,4 +1,4 @@
-"""Intervals and differences by resampling rows. Pure numpy: any layer may use it.
+"""Intervals and differences by resampling rows. Imports nothing of simu: any layer may use it.
 
 Shapes: R resamples, n rows, M metrics.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
 
 Floats = NDArray[np.float64]
 
@@ -61,6 +62,19 @@ def auc_interval(
     counts_m = resample_counts(np.size(members), resamples, stream(seed, "members"))
     counts_n = resample_counts(np.size(nonmembers), resamples, stream(seed, "nonmembers"))
     return interval(bootstrap_auc(members, nonmembers, counts_m, counts_n), confidence)
+
+
+def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
+    """Area under the ROC curve, members positive: [0, 1], ties one half."""
+    m, n = np.asarray(members, dtype=np.float64), np.asarray(nonmembers, dtype=np.float64)
+    return float(roc_auc_score(np.r_[np.ones(len(m)), np.zeros(len(n))], np.r_[m, n]))
+
+
+def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float = 0.01) -> float:
+    """The largest true-positive rate at a false-positive rate of at most `fpr` (Carlini et al. 2022)."""
+    m, n = np.asarray(members, dtype=np.float64), np.asarray(nonmembers, dtype=np.float64)
+    false, true, _ = roc_curve(np.r_[np.ones(len(m)), np.zeros(len(n))], np.r_[m, n], drop_intermediate=False)
+    return float(true[false <= fpr].max())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simu.evaluation.membership import auc, tpr_at_fpr
-from simu.statistics import Floats, bootstrap_auc, bootstrap_means, interval, resample_counts, stream
+from simu.statistics import (
+    Floats,
+    auc,
+    bootstrap_auc,
+    bootstrap_means,
+    interval,
+    resample_counts,
+    stream,
+    tpr_at_fpr,
+)
 
 
 @dataclass(kw_only=True)

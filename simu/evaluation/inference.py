@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,13 +13,20 @@ from simu.evaluation.generate import Generation, generate
 from simu.evaluation.likelihood import TokenScores, score
 from simu.types import Template, UserError
 
-Pair = tuple[str, str]
-"""A prompt and an answer, as the data has them (no template)."""
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and an answer, as the data has them (no template). Pairs of equal texts are asked once."""
+
+    prompt: str
+    answer: str
+    name: str = field(default="", compare=False)
+    """The row, for warnings and errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """A model under one template and one budget. Both methods answer in the order of what they are given."""
+    """A model under one template and one budget."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -34,42 +41,53 @@ class Inference:
     def window(self) -> int | None:
         return self.max_length or getattr(self.model.config, "max_position_embeddings", None)
 
-    def answers(self, pairs: Sequence[Pair]) -> list[Generation]:
-        """The greedy answer to each pair's prompt; the pair's own answer is the draft that the engine may verify."""
+    def answers(self, pairs: Iterable[Pair], stop_when_wrong: Collection[Pair] = ()) -> dict[Pair, Generation]:
+        """The greedy answer to each unique pair's prompt; the pair's own answer is the draft that the engine verifies.
+
+        `stop_when_wrong`: pairs whose text matters only where it equals the answer (Generation.truncated tells).
+        """
         unique = list(dict.fromkeys(pairs))
-        prompts = [self._prompt(prompt) for prompt, _ in unique]
-        drafts = [self._draft(answer) for _, answer in unique]
         made = generate(
             self.model,
             self.tokenizer,
-            prompts,
+            [self._prompt(pair) for pair in unique],
             max_new_tokens=self.max_new_tokens,
-            references=drafts,
+            references=[self._draft(pair.answer) for pair in unique],
             max_batch_tokens=self.max_batch_tokens,
             strict=self.strict,
+            stop_when_wrong=[pair in stop_when_wrong for pair in unique],
         )
-        found = dict(zip(unique, made, strict=True))
-        return [found[pair] for pair in pairs]
+        return dict(zip(unique, made, strict=True))
 
-    def encoded(self, pairs: Iterable[Pair]) -> list[Encoded]:
-        return [encode(self.tokenizer, self.template, p, a, self.window, f"the row {p[:40]!r}") for p, a in pairs]
+    def encoded(self, pair: Pair) -> Encoded:
+        """Prompt ids, and answer ids with EOS."""
+        return encode(self.tokenizer, self.template, pair.prompt, pair.answer, self.window, pair.name)
+
+    def whole(self, text: str) -> Encoded:
+        """A text scored from its second token on, without EOS: as `model(ids, labels=ids)` scores a document."""
+        ids = tuple(prompt_ids(self.tokenizer, text))[: self.window]
+        return Encoded(ids[:1], ids[1:])
 
     def likelihoods(self, pairs: Iterable[Pair]) -> dict[Pair, TokenScores]:
-        """Token scores by pair: one forward for each unique pair. Raises UserError where the model yields NaN."""
+        """Token scores by pair: one forward for each unique pair."""
         unique = list(dict.fromkeys(pairs))
-        scores = self.score(self.encoded(unique))
-        for (prompt, _), found in zip(unique, scores, strict=True):
-            if not torch.isfinite(found.log_prob).all():
-                raise UserError(
-                    f"the model's log-probabilities are not finite on {prompt[:60]!r}: did training diverge?"
-                )
-        return dict(zip(unique, scores, strict=True))
+        found = self.score([self.encoded(pair) for pair in unique], [pair.name for pair in unique])
+        return dict(zip(unique, found, strict=True))
 
-    def score(self, rows: list[Encoded]) -> list[TokenScores]:
-        return score(self.model, self.tokenizer, rows, max_batch_tokens=self.max_batch_tokens)
+    def score(self, rows: list[Encoded], names: Sequence[str]) -> list[TokenScores]:
+        """Token scores of encoded rows. Raises UserError naming a row on which the model yields no finite number."""
+        found = score(self.model, self.tokenizer, rows, max_batch_tokens=1 if self.strict else self.max_batch_tokens)
+        for name, scores in zip(names, found, strict=True):
+            if not len(scores.log_prob):
+                raise UserError(f"{name}: no token to score; allowed is a text of at least two tokens")
+            if not torch.isfinite(scores.log_prob).all():
+                raise UserError(f"{name}: the model's log-probabilities are not finite; did its training diverge?")
+        return found
 
-    def _prompt(self, prompt: str) -> list[int]:
-        ids = prompt_ids(self.tokenizer, self.template.render(prompt))
+    def _prompt(self, pair: Pair) -> list[int]:
+        ids = prompt_ids(self.tokenizer, self.template.render(pair.prompt))
+        if not ids:
+            raise UserError(f"{pair.name}: an empty prompt, and a tokenizer without BOS: nothing to generate from")
         return ids if self.window is None else ids[-self.window :]
 
     def _draft(self, answer: str) -> list[int]:

@@ -8,28 +8,16 @@ are less likely than rows never seen: over-forgetting, which gives a membership 
 from __future__ import annotations
 
 import zlib
-from typing import Protocol
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
 from simu.data.batching import Encoded, collate
+from simu.evaluation.figures import Figures
+from simu.evaluation.likelihood import TokenScores
 from simu.objectives.logprobs import labelled_logits
 from simu.progress import track
-
-
-class TokenScores(Protocol):
-    @property
-    def log_prob(self) -> Tensor: ...
-    @property
-    def mean_log_prob(self) -> Tensor: ...
-    @property
-    def var_log_prob(self) -> Tensor: ...
-    @property
-    def mean_nll(self) -> float: ...
 
 
 def loss(scores: TokenScores) -> float:
@@ -57,6 +45,32 @@ def min_k_plus_plus(scores: TokenScores, k: float, drop_last: bool = False) -> f
 def reference(scores: TokenScores, reference_nll: float) -> float:
     """How much likelier than under a model that never saw the row: NLL_reference - NLL, token means (Carlini 2022)."""
     return reference_nll - scores.mean_nll
+
+
+def likelihood_scores(
+    scores: TokenScores, text: str, attacks: Sequence[str], k: float, drop_last: bool = False
+) -> dict[str, float]:
+    """`mia_<attack>` of the attacks that need this one forward only."""
+    measures = {
+        "loss": lambda: loss(scores),
+        "zlib": lambda: zlib_ratio(scores, text),
+        "min_k": lambda: min_k(scores, k, drop_last),
+        "min_k_plus_plus": lambda: min_k_plus_plus(scores, k, drop_last),
+    }
+    return {f"mia_{attack}": measures[attack]() for attack in attacks if attack in measures}
+
+
+def add_attacks(
+    figures: Figures,
+    attacks: Sequence[str],
+    members: tuple[str, list[dict[str, float]]],
+    nonmembers: tuple[str, list[dict[str, float]]],
+) -> None:
+    """`mia/<attack>` of every attack that the rows were scored on; members and non-members as (group, row scores)."""
+    (group_m, m), (group_n, n) = members, nonmembers
+    for name in (f"mia_{attack}" for attack in attacks if f"mia_{attack}" in m[0]):
+        figures.auc(f"mia/{name[4:]}", (group_m, [s[name] for s in m]), (group_n, [s[name] for s in n]))
+    figures.metrics["mia/n_members"], figures.metrics["mia/n_nonmembers"] = len(m), len(n)
 
 
 def grad_norms(model: nn.Module, rows: list[Encoded], pad_id: int) -> list[float]:
@@ -88,28 +102,15 @@ def _grad_norm(
     return -float(torch.stack(norms).mean())
 
 
-def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
-    """Area under the ROC curve, members positive: [0, 1], ties one half."""
-    m, n = np.asarray(members, dtype=np.float64), np.asarray(nonmembers, dtype=np.float64)
-    return float(roc_auc_score(np.r_[np.ones(len(m)), np.zeros(len(n))], np.r_[m, n]))
-
-
-def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float = 0.01) -> float:
-    """The largest true-positive rate at a false-positive rate of at most `fpr` (Carlini et al. 2022)."""
-    m, n = np.asarray(members, dtype=np.float64), np.asarray(nonmembers, dtype=np.float64)
-    false, true, _ = roc_curve(np.r_[np.ones(len(m)), np.zeros(len(n))], np.r_[m, n], drop_intermediate=False)
-    return float(true[false <= fpr].max())
-
-
-def soul_auc(forget: ArrayLike, others: ArrayLike) -> float:
-    """SOUL's MIA number, its label order included (src/metrics/Tofu.py, MIA; OPTML-Group/SOUL 30f7a41).
+def soul_groups(forget: Sequence[float], others: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Positives and negatives of SOUL's MIA number, its label order included (src/metrics/Tofu.py, MIA).
 
     `forget` and `others` (real authors, then world facts) are min-k scores as above. SOUL predicts with their negation
     over [forget, others], against labels made in the other order: len(others) zeros, then len(forget) ones. So the
-    first len(others) forget rows count as negatives and everything else as positive.
+    first len(others) rows of [forget, others] are the negatives and the rest the positives.
     """
-    f, o = np.asarray(forget, dtype=np.float64), np.asarray(others, dtype=np.float64)
-    return float(roc_auc_score(np.r_[np.zeros(len(o)), np.ones(len(f))], -np.r_[f, o]))
+    predictions = [-score for score in (*forget, *others)]
+    return predictions[len(others) :], predictions[: len(others)]
 
 
 def _mean_of_lowest(values: Tensor, k: float, drop_last: bool) -> float:

@@ -7,28 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rapidfuzz.distance import LCSseq
 from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import hmean
 from torch import Tensor
 
+from simu.evaluation.likelihood import TokenScores
+
 Tokens = tuple[str, ...]
+Floats = NDArray[np.float64]
 Value = TypeVar("Value", float, NDArray[np.float64])
-
-
-class TokenScores(Protocol):
-    """The likelihood engine's account of an answer (simu.evaluation.likelihood.TokenScores)."""
-
-    @property
-    def log_prob(self) -> Tensor: ...
-    @property
-    def hit(self) -> Tensor: ...
-    @property
-    def mean_nll(self) -> float: ...
 
 
 # --- texts ---------------------------------------------------------------------------------------------------------
@@ -51,16 +43,35 @@ def rouge_l_recall(answer: str, generated: str) -> float:
     Equal to rouge_score's RougeScorer(["rougeL"], use_stemmer=True).score(answer, generated)["rougeL"].recall: 0 where
     either text holds no [a-z0-9] token (an empty or a purely non-Latin answer).
     """
-    target, prediction = rouge_tokens(answer), rouge_tokens(generated)
-    if not target or not prediction:
+    common, target, _ = _longest_common(answer, generated)
+    return common / target if common else 0.0
+
+
+def rouge_l_f1(answer: str, generated: str) -> float:
+    """ROUGE-L F1 in [0, 1], rouge_score's fmeasure."""
+    common, target, prediction = _longest_common(answer, generated)
+    if not common:
         return 0.0
-    number = {token: i for i, token in enumerate(dict.fromkeys(target + prediction))}
-    return LCSseq.similarity([number[t] for t in target], [number[t] for t in prediction]) / len(target)
+    recall, precision = common / target, common / prediction
+    return 2 * precision * recall / (precision + recall)
+
+
+def _longest_common(answer: str, generated: str) -> tuple[int, int, int]:
+    """Length of the longest common subsequence of rouge_score's tokens, and both texts' lengths."""
+    target, prediction = rouge_tokens(answer), rouge_tokens(generated)
+    number = {token: i for i, token in enumerate(dict.fromkeys(target + prediction))}  # equal tokens, equal integers
+    common = LCSseq.similarity([number[t] for t in target], [number[t] for t in prediction])
+    return common, len(target), len(prediction)
 
 
 def exact_match(answer: str, generated: str) -> float:
     """1 where the texts are equal after strip and case folding, else 0."""
     return float(answer.strip().casefold() == generated.strip().casefold())
+
+
+def equal_lower(answer: str, generated: str) -> float:
+    """1 where the texts are equal after strip and lower case: LUME's knowledge score (SemEval-2025 Task 4)."""
+    return float(answer.strip().lower() == generated.strip().lower())
 
 
 def contains_answer(answer: str, generated: str) -> float:
@@ -131,9 +142,9 @@ def normalised_probability(answer: TokenScores, wrong: Sequence[TokenScores]) ->
     return right / (right + sum(probability(s) for s in wrong) + 1e-10)
 
 
-def harmonic_mean(values: Sequence[float]) -> float:
-    """Harmonic mean of values in [0, 1]; any 0 gives 0."""
-    return float(hmean(values))
+def harmonic_mean(values: ArrayLike) -> Floats:
+    """Harmonic mean over the first axis of values ≥ 0; any 0 gives 0."""
+    return np.asarray(hmean(np.asarray(values, dtype=np.float64), axis=0), dtype=np.float64)
 
 
 def paper_aggregate(forget_em: Value, forget_rouge: Value, mia: Value, retain_em: Value, retain_rouge: Value) -> Value:

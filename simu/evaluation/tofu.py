@@ -3,54 +3,57 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
+from scipy.stats import ks_2samp
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.evaluation import membership as mia
 from simu.evaluation import metrics as of
+from simu.evaluation.choice import Scorer, Similarities, choice_point, embedding_similarities, rouge_similarities
 from simu.evaluation.figures import Figures
+from simu.evaluation.generate import Generation
 from simu.evaluation.inference import Inference, Pair
 from simu.evaluation.likelihood import TokenScores
-from simu.types import Evaluation, Example, Splits, Template, require
+from simu.evaluation.modes import pad_id
+from simu.evaluation.overforgetting import distinct_n, text_scores
+from simu.evaluation.rows import Row, add_means, all_there, reference_scores, rows_of
+from simu.types import Evaluation, Splits, Template, UserError, require
 
 log = logging.getLogger(__name__)
 
-Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus"]
+Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "grad_norm", "soul_compat"]
 
 GENERATED = ("forget", "retain", "world_facts", "real_authors")
 SHORT = ("world_facts", "real_authors")
-"""Splits whose gold answers are a few words: contains_answer says more than exact_match there."""
+"""Gold answers of a few words, asked as multiple choice: contains_answer, and probabilities against the options."""
 HOLDOUT = "holdout"
-NOT_METRICS = ("n_tokens", "truth_ratio_raw")
-"""Row scores that are stored, not averaged."""
-
-
-@dataclass(kw_only=True)
-class Row:
-    example: Example
-    split: str
-    generated: str | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-
-    def record(self) -> dict[str, object]:
-        e = self.example
-        return {"id": e.id, "split": self.split, "prompt": e.prompt, "answer": e.answer,
-                "generated": self.generated, "scores": self.scores}  # fmt: skip
+UTILITY = ("retain", "real_authors", "world_facts")
+STORED = ("n_tokens", "truth_ratio_raw")
+"""Row scores that are kept for other uses, not averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TofuEvaluator:
-    """Generation, likelihood and membership metrics of every split present, and the paper's aggregate."""
+    """Generation, likelihood and membership metrics of every split present, and the paper's aggregate.
+
+    Metrics are flat: `forget/exact_match`, `mia/min_k`, `aggregate`, each with `/ci_low` and `/ci_high`; what they
+    are, and in which direction they are better, is in docs/evaluation.md. A metric whose rows the data lack is left
+    out, with a warning.
+    """
 
     max_new_tokens: int = 200
     max_batch_tokens: int = 16384
     strict: bool = False
-    attacks: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus")
+    compat: Literal["none", "soul", "open_unlearning"] = "none"
+    choice_scorer: Literal["none", Scorer] = "rouge_l"
+    embedding_model: str = "sentence-transformers/paraphrase-MiniLM-L6-v2"
+    truth_ratio: bool = True
+    attacks: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
     mia_k: float = 0.2
-    aggregate_em: Literal["exact_match"] = "exact_match"
+    aggregate_em: Literal["exact_match", "choice_accuracy"] = "exact_match"
     aggregate_mia: Attack = "min_k"
     bootstrap: int = 1000
     bootstrap_seed: int = 0
@@ -61,10 +64,14 @@ class TofuEvaluator:
         require(self.max_batch_tokens >= 1, "max_batch_tokens", self.max_batch_tokens, "≥ 1")
         require(0 < self.mia_k <= 1, "mia_k", self.mia_k, "0 < mia_k ≤ 1")
         require(self.bootstrap >= 0, "bootstrap", self.bootstrap, "≥ 0 (0: no intervals)")
+        require(self.bootstrap_seed >= 0, "bootstrap_seed", self.bootstrap_seed, "≥ 0")
         require(0 < self.confidence < 1, "confidence", self.confidence, "0 < confidence < 1")
-        require(
-            self.aggregate_mia in self.attacks, "aggregate_mia", self.aggregate_mia, f"one of attacks={self.attacks}"
-        )
+        known = set(get_args(Attack))
+        require(set(self.attacks) <= known, "attacks", self.attacks, f"a list of {', '.join(sorted(known))}")
+        require(self.aggregate_mia in self.attacks, "aggregate_mia", self.aggregate_mia,
+                f"one of attacks, {', '.join(self.attacks) or 'which are none'}")  # fmt: skip
+        require(self.aggregate_em == "exact_match" or self.choice_scorer != "none", "aggregate_em", self.aggregate_em,
+                "exact_match where choice_scorer=none")  # fmt: skip
 
     def __call__(
         self,
@@ -76,82 +83,188 @@ class TofuEvaluator:
         max_length: int | None = None,
         reference: object = None,
     ) -> Evaluation:
+        """Evaluate one model. `reference`: the evaluation of a model that never saw the forget rows (an Evaluation, or
+        rows of a generations.jsonl): with it come forget_quality and the reference attack."""
         ask = Inference(model=model, tokenizer=tokenizer, template=template, max_length=max_length,
                         max_new_tokens=self.max_new_tokens, max_batch_tokens=self.max_batch_tokens,
                         strict=self.strict)  # fmt: skip
-        rows = [Row(example=e, split=s) for s in (*GENERATED, HOLDOUT) for e in splits.evaluation.get(s, ())]
-        self._score_texts(ask, rows)
-        self._score_tokens(ask, rows)
+        embed = embedding_similarities(self.embedding_model) if self.choice_scorer == "embedding" else None
+        if self.aggregate_mia == "reference" and reference is None:
+            raise UserError("evaluator.aggregate_mia=reference: it needs the evaluation of a reference model")
+        rows = rows_of(splits, (*GENERATED, HOLDOUT))
+        texts = ask.answers(self._pairs_to_generate(rows))
+        tokens = ask.likelihoods(self._pairs_to_score(rows))
+        self._score_texts(rows, texts)
+        self._score_tokens(rows, tokens)
+        if self.truth_ratio:
+            self._score_truth(rows, tokens)
+        if self.choice_scorer == "likelihood":
+            self._choose_by_likelihood(rows, tokens)
+        elif self.choice_scorer != "none":
+            self._choose_by_text(rows, texts, embed or rouge_similarities)
+        self._score_attacks(ask, rows, reference)
+
         figures = Figures(bootstrap=self.bootstrap, seed=self.bootstrap_seed, confidence=self.confidence)
-        summarise(figures, rows)
-        self._membership(figures, rows)
-        self._aggregate(figures)
-        return Evaluation(metrics=figures.metrics, rows=[r.record() for r in rows])
+        for split in dict.fromkeys(row.split for row in rows):
+            add_means(figures, split, [row for row in rows if row.split == split], leave=STORED)
+            said = [texts[row.pair].ids for row in rows if row.split == split and row.pair in texts]
+            for n in (1, 2) if said else ():
+                figures.metrics[f"{split}/distinct_{n}"] = distinct_n(said, n)
+        self._membership(ask, figures, rows)
+        self._truth_over_splits(figures, rows, reference)
+        em, rouge = self.aggregate_em, "rouge_l_recall"
+        parts = [f"forget/{em}", f"forget/{rouge}", f"mia/{self.aggregate_mia}", f"retain/{em}", f"retain/{rouge}"]
+        if all_there(figures, "aggregate", parts):
+            figures.combine("aggregate", parts, lambda p: of.paper_aggregate(*p))
+        return Evaluation(metrics=figures.metrics, rows=[row.record() for row in rows])
 
-    def _score_texts(self, ask: Inference, rows: Sequence[Row]) -> None:
-        asked = [r for r in rows if r.split != HOLDOUT]
-        for row, made in zip(asked, ask.answers([pair(r) for r in asked]), strict=True):
+    # --- what the model is asked, all at once: each unique pair one row of one plan ---------------------------------
+
+    def _pairs_to_generate(self, rows: Sequence[Row]) -> list[Pair]:
+        pairs = [row.pair for row in rows if row.split != HOLDOUT]
+        if self.choice_scorer in ("rouge_l", "embedding"):
+            pairs += [choices(row)[0] for row in rows if is_choice(row)]
+        return pairs
+
+    def _pairs_to_score(self, rows: Sequence[Row]) -> list[Pair]:
+        pairs = [row.pair for row in rows]
+        if self.truth_ratio:
+            pairs += [pair for row in rows if has_options(row) for pair in self._truths(row)]
+        if self.choice_scorer == "likelihood":
+            pairs += [pair for row in rows if is_choice(row) for pair in choices(row)]
+        return pairs
+
+    def _truths(self, row: Row) -> list[Pair]:
+        """What the truth ratio compares; SOUL asks with the paraphrased question."""
+        e = row.example
+        return options(row, (e.paraphrased_prompt or e.prompt) if self.compat == "soul" else e.prompt)
+
+    # --- row scores ------------------------------------------------------------------------------------------------
+
+    def _score_texts(self, rows: Sequence[Row], texts: Mapping[Pair, Generation]) -> None:
+        for row in (row for row in rows if row.split != HOLDOUT):
+            made, answer = texts[row.pair], row.example.answer
             row.generated = made.text
-            row.scores["exact_match"] = of.exact_match(row.example.answer, made.text)
-            row.scores["rouge_l_recall"] = of.rouge_l_recall(row.example.answer, made.text)
+            row.scores["exact_match"] = of.exact_match(answer, made.text)
+            row.scores["rouge_l_recall"] = of.rouge_l_recall(answer, made.text)
             if row.split in SHORT:
-                row.scores["contains_answer"] = of.contains_answer(row.example.answer, made.text)
+                row.scores["contains_answer"] = of.contains_answer(answer, made.text)
+            row.scores |= text_scores(made)
 
-    def _score_tokens(self, ask: Inference, rows: Sequence[Row]) -> None:
-        found = ask.likelihoods(pair(r) for r in rows)
+    def _score_tokens(self, rows: Sequence[Row], tokens: Mapping[Pair, TokenScores]) -> None:
+        """Scores of the answers' likelihoods, the membership scores that need nothing else among them."""
+        drop = self.compat == "open_unlearning"
         for row in rows:
-            scores = found[pair(row)]
+            scores = tokens[row.pair]
+            row.scores["probability"] = of.probability(scores)
+            row.scores["token_accuracy"] = of.token_accuracy(scores, drop_last=drop)
+            row.scores["extraction_strength"] = of.extraction_strength(scores, drop_last=drop)
             row.scores["mean_nll"] = scores.mean_nll
             row.scores["n_tokens"] = len(scores)
             if row.split in ("forget", HOLDOUT):
-                for attack in self.attacks:
-                    row.scores[f"mia_{attack}"] = self._attack(attack, scores, row.example.answer)
+                answer = row.example.answer
+                row.scores |= mia.likelihood_scores(scores, answer, self.attacks, self.mia_k, drop_last=drop)
 
-    def _attack(self, attack: Attack, scores: TokenScores, answer: str) -> float:
-        if attack == "loss":
-            return mia.loss(scores)
-        if attack == "zlib":
-            return mia.zlib_ratio(scores, answer)
-        return (mia.min_k if attack == "min_k" else mia.min_k_plus_plus)(scores, self.mia_k)
+    def _score_truth(self, rows: Sequence[Row], tokens: Mapping[Pair, TokenScores]) -> None:
+        """Truth ratio, and the probability of a short answer among its options."""
+        soul = self.compat == "soul"
+        ratio = of.truth_ratio_arithmetic if soul else of.truth_ratio
+        for row in filter(has_options, rows):
+            right, *wrong = (tokens[pair] for pair in self._truths(row))
+            raw = ratio(right, wrong)
+            better = of.closer_to_one if row.split == "forget" else of.true_better
+            row.scores["truth_ratio_raw"] = raw
+            row.scores["truth_ratio"] = raw if soul else better(raw)
+            if row.split in SHORT:
+                row.scores["probability_normalised"] = of.normalised_probability(right, wrong)
 
-    def _membership(self, figures: Figures, rows: Sequence[Row]) -> None:
-        members = [r.scores for r in rows if r.split == "forget"]
-        others = [r.scores for r in rows if r.split == HOLDOUT]
-        if not members or not others:
-            log.warning(
-                "no membership metrics: they need forget rows (%d) and holdout rows (%d)", len(members), len(others)
-            )
+    def _choose_by_likelihood(self, rows: Sequence[Row], tokens: Mapping[Pair, TokenScores]) -> None:
+        for row in filter(is_choice, rows):
+            row.scores["choice_accuracy"] = choice_point([of.probability(tokens[pair]) for pair in choices(row)])
+
+    def _choose_by_text(self, rows: Sequence[Row], texts: Mapping[Pair, Generation], similar: Similarities) -> None:
+        asked = list(filter(is_choice, rows))
+        said = [texts[choices(row)[0]].text for row in asked]
+        near = similar(said, [tuple(pair.answer for pair in choices(row)) for row in asked])
+        for row, text, found in zip(asked, said, near, strict=True):
+            row.extra["generated_paraphrased"] = text
+            row.scores["choice_accuracy"] = choice_point(found, shared=self.compat != "soul")
+
+    def _score_attacks(self, ask: Inference, rows: Sequence[Row], reference: object) -> None:
+        """The membership scores that need another model or a backward pass."""
+        for split in ("forget", HOLDOUT):
+            asked = [row for row in rows if row.split == split]
+            if "reference" in self.attacks and reference is not None:
+                theirs = reference_scores(reference, split, "mean_nll", asked)
+                for row, nll in zip(asked, theirs, strict=True):
+                    row.scores["mia_reference"] = nll - row.scores["mean_nll"]
+            if "grad_norm" in self.attacks:
+                encoded = [ask.encoded(row.pair) for row in asked]
+                for row, norm in zip(asked, mia.grad_norms(ask.model, encoded, pad_id(ask.tokenizer)), strict=True):
+                    row.scores["mia_grad_norm"] = norm
+
+    # --- metrics over rows -----------------------------------------------------------------------------------------
+
+    def _membership(self, ask: Inference, figures: Figures, rows: Sequence[Row]) -> None:
+        members, others = ([row.scores for row in rows if row.split == split] for split in ("forget", HOLDOUT))
+        if members and others:
+            mia.add_attacks(figures, self.attacks, ("forget", members), (HOLDOUT, others))
+        elif set(self.attacks) - {"soul_compat"}:
+            log.warning("mia: left out, the data have %d forget and %d holdout rows", len(members), len(others))
+        if "soul_compat" in self.attacks:
+            self._soul_membership(ask, figures, rows)
+
+    def _soul_membership(self, ask: Inference, figures: Figures, rows: Sequence[Row]) -> None:
+        """min-k over question and answer, labelled as SOUL labels them."""
+        by_split: dict[str, list[float]] = {}
+        for split in ("forget", "real_authors", "world_facts"):
+            asked = [row for row in rows if row.split == split]
+            texts = [ask.template.render(r.example.prompt) + ask.template.separator + r.example.answer for r in asked]
+            found = ask.score([ask.whole(text) for text in texts], [row.example.id for row in asked])
+            by_split[split] = [mia.min_k(scores, self.mia_k) for scores in found]
+            for row, score in zip(asked, by_split[split], strict=True):
+                row.scores["mia_soul_compat"] = score
+        positive, negative = mia.soul_groups(by_split["forget"], by_split["real_authors"] + by_split["world_facts"])
+        if positive and negative:
+            figures.auc("mia/soul_compat", ("soul positive", positive), ("soul negative", negative))
+        else:
+            log.warning("mia/soul_compat: left out, the data lack forget rows or real_authors and world_facts rows")
+
+    def _truth_over_splits(self, figures: Figures, rows: Sequence[Row], reference: object) -> None:
+        """forget_quality and model_utility (TOFU)."""
+        if not self.truth_ratio:
             return
-        for attack in self.attacks:
-            name = f"mia_{attack}"
-            figures.auc(f"mia/{attack}", ("forget", [s[name] for s in members]), (HOLDOUT, [s[name] for s in others]))
-        figures.metrics["mia/n_members"], figures.metrics["mia/n_nonmembers"] = len(members), len(others)
-
-    def _aggregate(self, figures: Figures) -> None:
-        em, rouge = self.aggregate_em, "rouge_l_recall"
-        parts = [f"forget/{em}", f"forget/{rouge}", f"mia/{self.aggregate_mia}", f"retain/{em}", f"retain/{rouge}"]
-        missing = [p for p in parts if p not in figures.metrics]
-        if missing:
-            log.warning("no aggregate: the data lack %s", ", ".join(missing))
-            return
-        figures.combine("aggregate", parts, lambda p: of.paper_aggregate(*p))
-
-
-def pair(row: Row) -> Pair:
-    return row.example.prompt, row.example.answer
+        forget = [row for row in rows if row.split == "forget" and "truth_ratio_raw" in row.scores]
+        ours = [row.scores["truth_ratio_raw"] for row in forget]
+        if self.compat == "soul":
+            theirs = [
+                r.scores["truth_ratio_raw"] for r in rows if r.split == "retain" and "truth_ratio_raw" in r.scores
+            ]
+        else:
+            theirs = reference_scores(reference, "forget", "truth_ratio_raw", forget) if reference is not None else []
+        if ours and theirs:
+            figures.metrics["forget_quality"] = float(ks_2samp(ours, theirs).pvalue)
+        likely = {split: "probability_normalised" if split in SHORT else "probability" for split in UTILITY}
+        parts = [f"{split}/{name}" for split in UTILITY for name in (likely[split], "rouge_l_recall", "truth_ratio")]
+        if self.compat != "soul" and all_there(figures, "model_utility", parts):
+            figures.combine("model_utility", parts, of.harmonic_mean)
 
 
-def summarise(figures: Figures, rows: Iterable[Row]) -> None:
-    """Every row score's mean by split, and how many rows it is of."""
-    by_split: dict[str, list[Row]] = {}
-    for row in rows:
-        by_split.setdefault(row.split, []).append(row)
-    for split, members in by_split.items():
-        figures.metrics[f"{split}/n"] = len(members)
-        names = dict.fromkeys(n for r in members for n in r.scores if n not in NOT_METRICS and not n.startswith("mia_"))
-        for name in names:
-            values = [r.scores[name] for r in members if name in r.scores]
-            figures.mean(f"{split}/{name}", split, values)
-            if len(values) != len(members):
-                figures.metrics[f"{split}/{name}/n"] = len(values)
-                log.warning("%s/%s: scored on %d of %d rows", split, name, len(values), len(members))
+def has_options(row: Row) -> bool:
+    return row.split != HOLDOUT and bool(row.example.perturbed_answers)
+
+
+def is_choice(row: Row) -> bool:
+    return row.split in ("forget", "retain") and has_options(row)
+
+
+def options(row: Row, prompt: str) -> list[Pair]:
+    """The right answer (paraphrased where there is a paraphrase), then the perturbed ones, under one question."""
+    e = row.example
+    right = e.answer if e.paraphrased_answer is None else e.paraphrased_answer
+    return [Pair(prompt, answer, e.id) for answer in (right, *e.perturbed_answers)]
+
+
+def choices(row: Row) -> list[Pair]:
+    """What choice_accuracy chooses from: the options under the paraphrased question."""
+    return options(row, row.example.paraphrased_prompt or row.example.prompt)

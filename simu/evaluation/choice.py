@@ -1,0 +1,52 @@
+"""choice_accuracy: which of several answers is a generation nearest to? (SOUL's "accuracy", src/metrics/Tofu.py)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from simu.evaluation.metrics import rouge_l_f1
+from simu.types import UserError
+
+Scorer = Literal["embedding", "rouge_l", "likelihood"]
+Similarities = Callable[[list[str], list[tuple[str, ...]]], list[list[float]]]
+"""Generations [n] and each one's candidate answers, the right one first → similarities, candidate by candidate."""
+
+
+def choice_point(similarities: Sequence[float], shared: bool = True) -> float:
+    """1 where the first candidate is the nearest. A tie of c candidates gives 1/c: what drawing among them would give.
+
+    Without `shared`, a tie counts as right, as SOUL has it (`max(scores) == scores[0]`).
+    """
+    best = max(similarities)
+    if similarities[0] < best:
+        return 0.0
+    return 1 / sum(s == best for s in similarities) if shared else 1.0
+
+
+def rouge_similarities(generated: list[str], candidates: list[tuple[str, ...]]) -> list[list[float]]:
+    """ROUGE-L F1 between generation and candidate: offline, no other model."""
+    return [[rouge_l_f1(c, g) for c in options] for g, options in zip(generated, candidates, strict=True)]
+
+
+def embedding_similarities(model: str) -> Similarities:
+    """Cosine of sentence embeddings. Raises UserError where sentence-transformers is not installed."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError(
+            "evaluator.choice_scorer=embedding: sentence-transformers is not installed; "
+            "install the extra 'embedding', or choose rouge_l, likelihood or none"
+        ) from error
+
+    def similarities(generated: list[str], candidates: list[tuple[str, ...]]) -> list[list[float]]:
+        encoder = SentenceTransformer(model)
+        texts = list(dict.fromkeys([*generated, *(c for options in candidates for c in options)]))
+        vectors = np.asarray(encoder.encode(texts, show_progress_bar=False), dtype=np.float64)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        at = dict(zip(texts, vectors, strict=True))
+        return [[float(at[g] @ at[c]) for c in options] for g, options in zip(generated, candidates, strict=True)]
+
+    return similarities

@@ -1,0 +1,82 @@
+"""Rows under evaluation: what was asked, what came back, what it scored; and rows of another model to compare with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from simu.evaluation.figures import Figures
+from simu.evaluation.inference import Pair
+from simu.types import Evaluation, Example, Splits, UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Row:
+    example: Example
+    split: str
+    generated: str | None = None
+    """None where nothing was generated (holdout rows)."""
+    extra: dict[str, object] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(self.example.prompt, self.example.answer, self.example.id)
+
+    def record(self) -> dict[str, object]:
+        """The row's line in generations.jsonl."""
+        e = self.example
+        return {"id": e.id, "split": self.split, "prompt": e.prompt, "answer": e.answer,
+                "generated": self.generated, **self.extra, "scores": self.scores}  # fmt: skip
+
+
+def rows_of(splits: Splits, names: Sequence[str]) -> list[Row]:
+    """The evaluation rows of the named splits, in that order; a split that the data lack has none."""
+    return [Row(example=e, split=name) for name in names for e in splits.evaluation.get(name, ())]
+
+
+def add_means(figures: Figures, group: str, rows: Sequence[Row], leave: Collection[str] = ()) -> None:
+    """`group/n`, and `group/<score>`: the mean of every score over the rows that have it, scores in `leave` and
+    membership scores excepted. A score that some rows lack says so in `group/<score>/n`."""
+    figures.metrics[f"{group}/n"] = len(rows)
+    for name in dict.fromkeys(n for row in rows for n in row.scores):
+        if name in leave or name.startswith("mia_"):
+            continue
+        values = [row.scores[name] for row in rows if name in row.scores]
+        figures.mean(f"{group}/{name}", group, values)
+        if len(values) != len(rows):
+            figures.metrics[f"{group}/{name}/n"] = len(values)
+            log.warning("%s/%s: only %d of %d rows can be scored", group, name, len(values), len(rows))
+
+
+def reference_scores(reference: object, split: str, name: str, rows: Iterable[Row]) -> list[float]:
+    """Another model's score `name` for each of these rows of a split.
+
+    `reference`: an Evaluation, a mapping with "rows", or the rows of a generations.jsonl. Raises UserError where a row
+    or the score is missing.
+    """
+    theirs = reference.rows if isinstance(reference, Evaluation) else reference
+    if isinstance(theirs, Mapping):
+        theirs = theirs.get("rows")
+    if not isinstance(theirs, Sequence):
+        raise UserError("the reference evaluation has no rows; allowed is an evaluation of the reference model")
+    scores = {row["id"]: row["scores"] for row in theirs if row["split"] == split}
+    found = []
+    for row in rows:
+        score = scores.get(row.example.id, {}).get(name)
+        if score is None:
+            raise UserError(f"the reference evaluation has no {name} for row {row.example.id} of {split}: evaluate the "
+                            "reference model on the same data with the same evaluator")  # fmt: skip
+        found.append(float(score))
+    return found
+
+
+def all_there(figures: Figures, name: str, parts: Sequence[str]) -> bool:
+    """Whether the metric `name` can be made of these parts; a warning says which the data lack."""
+    missing = [part for part in parts if part not in figures.metrics]
+    if missing:
+        log.warning("%s: left out, the data lack what it needs: %s", name, ", ".join(missing))
+    return not missing
