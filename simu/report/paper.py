@@ -13,7 +13,7 @@ Value = str | int | float
 Row = dict[str, Value]
 
 AGGREGATE_NOTE = (
-    "The printed aggregate is mean(1−EM_forget, 1−ROUGE_forget, 1−MIA, EM_retain, ROUGE_retain), world facts not in it; "
+    "The printed aggregate is mean(1−EM_forget, 1−ROUGE_forget, 1−MIA, EM_retain, ROUGE_retain), world facts left out; "
     "that holds for 7 of the 8 printed rows."
 )
 EM_NOTE = (

@@ -1,0 +1,470 @@
+"""Figures 2–6 and the training curves, drawn from finished runs with matplotlib (extra `plots`).
+
+Colours are Okabe and Ito's (told apart with any colour vision) and every series has its own marker as well. Shapes: L
+layers, D neurons a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simu.report.collect import Run
+from simu.report.groups import ORIGINAL, Estimate, Group, neurons, show
+from simu.report.tables import METHODS, counts, is_lume, nearest_to_preset
+from simu.types import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222", "#999999")
+POINTS = tuple(colour for colour in COLOURS if colour != "#222222")  # black is the model before unlearning
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "h")
+MASKS = ("dual", "forget_only", "contrastive", "soft", "random", "none", "all", "all weights")
+STYLE: Any = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "axes.titlesize": 9.5, "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 8,
+    "figure.titlesize": 11, "pdf.fonttype": 42, "image.interpolation": "nearest",
+}  # fmt: skip
+SCORES, SIDES = "attribution.safetensors", ("forget", "retain")
+CELLS = 512  # columns of a heatmap; wider layers are binned
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure, the name of its files, and the caption that says what it shows, n and interval included."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axes of a curve or a comparison: its title and (metric, label) for each series."""
+
+    title: str
+    series: tuple[tuple[str, str], ...]
+
+
+QA_PANELS = (
+    Panel("Forgetting: lower is better", (("forget/rouge_l_recall", "forget ROUGE-L recall"),
+                                          ("forget/exact_match", "forget exact match"),
+                                          ("mia/min_k", "MIA AUC, min-k"))),
+    Panel("Utility: higher is better", (("retain/rouge_l_recall", "retain ROUGE-L recall"),
+                                        ("retain/exact_match", "retain exact match"),
+                                        ("world_facts/contains_answer", "world facts contain answer"))),
+    Panel("Aggregate: higher is better", (("aggregate", "aggregate"),)),
+)  # fmt: skip
+LUME_PANELS = (
+    Panel("Forgetting: lower is better", (("forget/regurgitation", "forget Reg (ROUGE-L recall)"),
+                                          ("forget/knowledge", "forget Kno (exact match)"))),
+    Panel("Utility: higher is better", (("retain/regurgitation", "retain Reg (ROUGE-L recall)"),
+                                        ("retain/knowledge", "retain Kno (exact match)"))),
+    Panel("Aggregate: higher is better", (("aggregate", "aggregate"),)),
+)  # fmt: skip
+
+
+def draw(groups: Sequence[Group], before: Sequence[Group]) -> list[Picture]:
+    """Every figure that the runs have the points for. Raises UserError where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("figures need matplotlib: pip install 'simu-unlearning[plots]', or --no-figures") from error
+    m, t = "m, steps of the path integral", "t, share of the layer's largest score"
+    with matplotlib.rc_context(STYLE):
+        return [
+            *curves("figure2_m", "Figure 2", "attribution.m", m, groups, before),
+            *curves("figure3_t", "Figure 3", "mask.t", t, groups, before),
+            *trade_offs(groups, before),
+            *mask_comparisons(groups, before),
+            *heatmaps(groups),
+            *layers(groups),
+            *training_curves(groups),
+        ]
+
+
+def save(picture: Picture, folder: Path) -> list[Path]:
+    """Write NAME.png (200 dpi) and NAME.pdf, without dates: the same runs give the same bytes."""
+    import matplotlib
+
+    paths = [folder / f"{picture.name}.png", folder / f"{picture.name}.pdf"]
+    with matplotlib.rc_context(STYLE):
+        picture.figure.savefig(paths[0], dpi=200)
+        picture.figure.savefig(paths[1], metadata={"CreationDate": None})
+    return paths
+
+
+# --- figures 2 and 3: curves over one setting ------------------------------------------------------------------------
+
+
+def curves(
+    name: str, number: str, key: str, label: str, groups: Sequence[Group], before: Sequence[Group]
+) -> Iterator[Picture]:
+    """One picture for each model and data (the longest line of configs that differ in `key` alone)."""
+    for line in _longest(swept(key, groups)):
+        g, xs = line[0], [float(str(p.settings[key])) for p in line]
+        shares = [p.share_selected() for p in line]
+        panels = list(_panels(g))
+        figure, axes = _canvas(len(panels) + (key == "mask.t" and all(shares)))
+        original = _original(g, before)
+        for ax, panel in zip(axes, panels, strict=False):
+            for i, (metric, text) in enumerate(panel.series):
+                _line(ax, i, xs, [p.estimate(metric) for p in line], text)
+                if original and (level := original.estimate(metric)) and metric != "aggregate":
+                    ax.axhline(level.mean, color=COLOURS[i], linestyle=":", linewidth=1, zorder=1)
+            ax.set_title(panel.title)
+        _reference_lines(axes[len(panels) - 1], g, groups, original)
+        if len(axes) > len(panels):
+            percent = [Estimate(mean=100 * s.mean) for s in shares if s]
+            _line(axes[-1], 6, xs, percent, "critical neurons")
+            axes[-1].set(title="MLP neurons that train", ylabel="% of all", ylim=(0, None))
+        for ax in axes:
+            ticks = xs if len(xs) <= 6 else xs[::2]
+            ax.set_xticks(ticks, map(show, ticks))
+            ax.set_xlabel(label)
+            _legend(ax)
+        caption = f"{number}: {g.method}, mask {g.mask}, {g.model} on {g.data}, over {key}. Dotted: before unlearning."
+        yield _titled(name, figure, g, f"{g.method}, mask {g.mask}", _evidence(line), caption)
+
+
+def swept(key: str, groups: Iterable[Group]) -> list[list[Group]]:
+    """Groups that differ in `key` alone, two values at least, in the order of `key`."""
+    lines: dict[str, list[Group]] = {}
+    for g in groups:
+        if isinstance(g.settings.get(key), int | float) and g.mask not in ("none", "all", "all weights"):
+            rest = {k: v for k, v in g.settings.items() if k != key}
+            lines.setdefault(repr(sorted(rest.items())), []).append(g)
+    return [sorted(line, key=lambda g: float(str(g.settings[key]))) for line in lines.values() if len(line) > 1]
+
+
+def _longest(lines: list[list[Group]]) -> list[list[Group]]:
+    best: dict[tuple[str, str], list[Group]] = {}
+    for line in sorted(lines, key=len):
+        best[line[0].data, line[0].model] = line
+    return [best[key] for key in sorted(best)]
+
+
+def _reference_lines(ax: Axes, g: Group, groups: Sequence[Group], original: Group | None) -> None:
+    """Controls beside a curve's aggregate: no MLP neuron, random neurons, and the model before unlearning."""
+    nearest = _by_mask([o for o in groups if (o.model, o.data, o.method) == (g.model, g.data, g.method)])
+    shown = [(f"mask {mask}", nearest[mask], style) for mask, style in (("none", "--"), ("random", "-."))
+             if mask in nearest and mask != g.mask]  # fmt: skip
+    shown += [("before unlearning", original, ":")] if original else []
+    for label, control, style in shown:
+        if level := control.estimate("aggregate"):
+            ax.axhline(level.mean, color="#555555", linestyle=style, linewidth=1, label=label, zorder=1)
+
+
+# --- figure 4: what forgetting costs ---------------------------------------------------------------------------------
+
+
+def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Picture]:
+    """Retained against forgotten, one point a config; each method's config nearest to its preset is the large one."""
+    for same in _by_model_and_data(groups):
+        g = same[0]
+        x, y = ("forget/regurgitation", "retain/regurgitation") if is_lume(g) else (
+            "forget/rouge_l_recall", "retain/rouge_l_recall")  # fmt: skip
+        if len(same) < 2 or not any(p.estimate(x) and p.estimate(y) for p in same):
+            continue
+        figure, (ax,) = _canvas(1, width=5.6, height=4.2)
+        kinds = list(dict.fromkeys((p.method, p.mask) for p in sorted(same, key=_rank)))
+        large = {id(p) for kind in kinds for p in _nearest([q for q in same if (q.method, q.mask) == kind])}
+        for p in sorted(same, key=lambda p: id(p) in large):
+            i, main = kinds.index((p.method, p.mask)), id(p) in large
+            _point(ax, i, p.estimate(x), p.estimate(y), f"{p.method} · {p.mask}" if main else None, main)
+        if original := _original(g, before):
+            _point(ax, 6, original.estimate(x), original.estimate(y), "before unlearning", True, "X")
+        ax.set(xlabel=f"{x.replace('/', ', ')} (lower is better)", ylabel=f"{y.replace('/', ', ')} (higher is better)")
+        handles, labels = ax.get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda k: _legend_rank(labels[k], kinds))
+        ax.legend([handles[k] for k in order], [labels[k] for k in order], loc="center left", bbox_to_anchor=(1, 0.5))
+        caption = (
+            f"Figure 4: retained against forgotten, {g.model} on {g.data}. Large: each method and mask nearest to its "
+            "preset; small: its other settings."
+        )
+        yield _titled("figure4_tradeoff", figure, g, "retained against forgotten", _evidence(same), caption)
+
+
+def _point(
+    ax: Axes, i: int, x: Estimate | None, y: Estimate | None, label: str | None, main: bool, m: str = ""
+) -> None:
+    if x is None or y is None:
+        return
+    colour, marker = ("#222222", m) if m else (POINTS[i % len(POINTS)], MARKERS[i % len(MARKERS)])
+    if not main:
+        ax.plot(x.mean, y.mean, marker, color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
+        return
+    ax.errorbar(x.mean, y.mean, xerr=_arms([x]), yerr=_arms([y]), fmt=marker, color=colour, markersize=8, label=label,
+                elinewidth=1, capsize=2, markeredgecolor="white", zorder=3)  # fmt: skip
+
+
+def _legend_rank(label: str, kinds: list[tuple[str, str]]) -> int:
+    names = [f"{method} · {mask}" for method, mask in kinds]
+    return names.index(label) if label in names else len(names)
+
+
+# --- figure 5: masks -------------------------------------------------------------------------------------------------
+
+
+def mask_comparisons(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Picture]:
+    """The kinds of mask side by side, everything else as in the method's preset."""
+    for same in _by_model_and_data(groups):
+        for method in dict.fromkeys(g.method for g in same):
+            kinds = _by_mask([g for g in same if g.method == method])
+            if len(kinds) < 2:
+                continue
+            shown = [kinds[mask] for mask in sorted(kinds, key=_mask_rank)]
+            g, panels = shown[0], _panels(shown[0])
+            figure, axes = _canvas(len(panels), height=0.42 * len(shown) + 1.6)
+            original = _original(g, before)
+            for ax, panel in zip(axes, panels, strict=True):
+                for i, (metric, text) in enumerate(panel.series):
+                    offset = 0.18 * (i - (len(panel.series) - 1) / 2)
+                    points = [(row + offset, e) for row, p in enumerate(shown) if (e := p.estimate(metric))]
+                    ax.errorbar([e.mean for _, e in points], [at for at, _ in points],
+                                xerr=_arms([e for _, e in points]), fmt=MARKERS[i], color=COLOURS[i], markersize=5,
+                                elinewidth=1, capsize=2, label=text)  # fmt: skip
+                    if original and (level := original.estimate(metric)):
+                        ax.axvline(level.mean, color=COLOURS[i], linestyle=":", linewidth=1, zorder=1)
+                ax.set(title=panel.title, yticks=range(len(shown)), ylim=(len(shown) - 0.5, -0.5))
+                ax.set_yticklabels([_mask_label(p) for p in shown] if ax is axes[0] else [])
+                ax.grid(visible=False, axis="y")
+                _legend(ax)
+            caption = (
+                f"Figure 5: kinds of mask under {method}, {g.model} on {g.data}; in brackets the share of MLP neurons "
+                "that train. Dotted: before unlearning."
+            )
+            suffix = "" if method == "simu" else f"_{method}"
+            yield _titled("figure5_masks", figure, g, f"{method} by mask", _evidence(shown), caption, suffix)
+
+
+def _mask_label(g: Group) -> str:
+    share = g.share_selected()
+    return f"{g.mask.replace('_', ' ')} ({100 * share.mean:.1f} %)" if share else g.mask.replace("_", " ")
+
+
+# --- figure 6: attribution and masks by layer ------------------------------------------------------------------------
+
+
+def heatmaps(groups: Sequence[Group]) -> Iterator[Picture]:
+    """Attribution and masks as images [L, D], a run for each kind of mask (the config nearest to its preset)."""
+    for same in _by_model_and_data(groups):
+        kinds = _by_mask([g for g in same if g.mask != "all weights"])
+        runs = [kinds[mask].first for mask in sorted(kinds, key=_mask_rank)]
+        found = {side: [s for run in runs if (s := run.tensor(SCORES, side)) is not None] for side in SIDES}
+        scores = [(side, values[0]) for side, values in found.items() if values]
+        masks = [(run, mask) for run in runs if (mask := run.tensor("mask.safetensors", "mask")) is not None]
+        if not scores or not masks:
+            continue
+        n_layers, width = scores[0][1].shape
+        count = len(scores) + len(masks)
+        figure, axes = _canvas(1, rows=count, width=8.4, height=count * (0.55 + 0.035 * max(n_layers, 8)) + 0.6)
+        for ax, (side, values) in zip(axes, scores, strict=False):
+            top = values.max(axis=1, keepdims=True)
+            image = ax.imshow(_bins(values / np.where(top > 0, top, 1), signed=True), aspect="auto", cmap="RdBu_r",
+                              vmin=-1, vmax=1, extent=(0, width, n_layers - 0.5, -0.5))  # fmt: skip
+            ax.set_title(f"attribution to the {side} answers, as a share of the layer's largest")
+            figure.colorbar(image, ax=ax, pad=0.01, ticks=[-1, 0, 1])
+        for ax, (run, mask) in zip(axes[len(scores) :], masks, strict=True):
+            image = ax.imshow(_bins(mask, signed=False), aspect="auto", cmap="Greys", vmin=0, vmax=1,
+                              extent=(0, width, n_layers - 0.5, -0.5))  # fmt: skip
+            selected, total = neurons(run) or (int((mask > 0).sum()), mask.size)
+            t = show(run.config["mask"].get("t"))
+            ax.set_title(f"mask {run.mask.replace('_', ' ')}, t = {t}: {selected:,} of {total:,} neurons "
+                         f"({100 * selected / total:.1f} %)")  # fmt: skip
+            figure.colorbar(image, ax=ax, pad=0.01, ticks=[0, 1])
+        for ax in axes:
+            ax.set(ylabel="layer", yticks=_ticks(n_layers))
+            ax.grid(visible=False)
+            ax.tick_params(labelbottom=ax is axes[-1])
+        axes[-1].set_xlabel("neuron (row of the MLP down-projection)")
+        binned = f" {width / CELLS:.0f} neurons share a column (attribution: the largest in size; masks: the mean)."
+        caption = f"Figure 6: attribution and masks by layer, {same[0].model} on {same[0].data}."
+        note = f"One run each (seed {runs[0].seed}), so no interval.{binned if width > CELLS else ''}"
+        yield _titled("figure6_heatmaps", figure, same[0], "attribution and masks by layer", note, caption)
+
+
+def layers(groups: Sequence[Group]) -> Iterator[Picture]:
+    """How many neurons of each layer are critical for the forget set, the retain set, or both (Figure 6's counts)."""
+    for same in _by_model_and_data(groups):
+        run = next((run for g in [*_nearest(same), *same] for run in g.runs if _both_sides(run)), None)
+        if run is None:
+            continue
+        forget, retain = (_critical(run, side) for side in SIDES)
+        counts = [(forget & ~retain).sum(1), (forget & retain).sum(1), (retain & ~forget).sum(1)]
+        n_layers, width = forget.shape
+        figure, (ax,) = _canvas(1, width=6.4, height=max(2.6, 0.16 * n_layers + 1.4))
+        left = np.zeros(n_layers)
+        looks = (("forget only", COLOURS[3], ""), ("both", COLOURS[6], ""), ("retain only", COLOURS[0], "///"))
+        for part, (label, colour, hatch) in zip(counts, looks, strict=True):
+            ax.barh(range(n_layers), part, left=left, label=f"{label}: {int(part.sum()):,}", color=colour, hatch=hatch,
+                    edgecolor="white", linewidth=0.5, height=0.8)  # fmt: skip
+            left += part
+        t = show(run.config["mask"].get("t"))
+        ax.set(xlabel=f"critical neurons of {width:,} a layer, at t = {t}", ylabel="layer", yticks=_ticks(n_layers),
+               ylim=(n_layers - 0.5, -0.5))  # fmt: skip
+        ax.grid(visible=False, axis="y")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        both, union = int(counts[1].sum()), int((forget | retain).sum())
+        caption = (
+            f"Figure 6, counts: neurons above t = {t} of their layer's largest score, {run.model} on {run.data}; the "
+            f"two sets share {both:,} of {union:,} (Jaccard {both / max(union, 1):.2f})."
+        )
+        note = f"One run (seed {run.seed}), so no interval."
+        yield _titled("figure6_layers", figure, same[0], "critical neurons by layer", note, caption)
+
+
+def _both_sides(run: Run) -> bool:
+    return all(run.tensor(SCORES, side) is not None for side in SIDES)
+
+
+def _critical(run: Run, side: str) -> NDArray[np.bool_]:
+    """Att > t·max of the layer, strictly; a layer whose largest score is ≤ 0 has none (SPEC, masks)."""
+    scores = run.tensor(SCORES, side)
+    assert scores is not None
+    top = scores.max(axis=1, keepdims=True)
+    return (scores > float(run.config["mask"].get("t", 0)) * top) & (top > 0)
+
+
+def _bins(values: NDArray[Any], signed: bool) -> NDArray[Any]:
+    """[L, D] → [L, at most CELLS]: the value largest in size of each bin (signed), or the bin's mean."""
+    if values.shape[1] <= CELLS:
+        return values
+    parts = np.array_split(values, CELLS, axis=1)
+    if not signed:
+        return np.stack([part.mean(axis=1) for part in parts], axis=1)
+    return np.stack([np.take_along_axis(p, np.abs(p).argmax(axis=1)[:, None], axis=1)[:, 0] for p in parts], axis=1)
+
+
+def _ticks(n_layers: int) -> list[int]:
+    return list(range(0, n_layers, max(1, n_layers // 8)))
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
+    """Forget and retain loss and the clipped fraction by step, each method nearest to its preset."""
+    wanted = (("forget_loss", "Forget loss"), ("retain_loss", "Retain loss"), ("clipped_fraction", "Clipped fraction"))
+    for same in _by_model_and_data(groups):
+        shown = [(g, log) for g in sorted(_nearest(same), key=_rank) if (log := g.first.training())]
+        if not shown:
+            continue
+        figure, axes = _canvas(len(wanted))
+        for ax, (key, title) in zip(axes, wanted, strict=True):
+            for i, (g, log) in enumerate(shown):
+                points = [(line["step"], line[key]) for line in log if isinstance(line.get(key), int | float)]
+                if points:
+                    ax.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], linewidth=1.4,
+                            linestyle=("-", "--", "-.", ":")[i % 4], label=f"{g.method} · {g.mask}")  # fmt: skip
+            ax.set(title=title, xlabel="step")
+            _legend(ax)
+        g = same[0]
+        caption = (
+            f"Training, {g.model} on {g.data}: each method's config nearest to its preset. Clipped: share of "
+            "coordinates whose second-order step is cut to ±1."
+        )
+        yield _titled(
+            "training", figure, g, "losses by step", "One run each (its first seed), so no interval.", caption
+        )
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _canvas(columns: int, rows: int = 1, width: float = 0.0, height: float = 3.1) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width or 3.1 * columns + 0.4, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
+
+
+def _line(ax: Axes, i: int, xs: list[float], values: Sequence[Estimate | None], label: str) -> None:
+    points = [(x, e) for x, e in zip(xs, values, strict=True) if e is not None]
+    if points:
+        ax.errorbar([x for x, _ in points], [e.mean for _, e in points], yerr=_arms([e for _, e in points]),
+                    color=COLOURS[i], marker=MARKERS[i], markersize=5, linewidth=1.5, elinewidth=1, capsize=2,
+                    label=label)  # fmt: skip
+
+
+def _arms(estimates: Sequence[Estimate]) -> Any:
+    """Lengths of error bars [2, n], 0 where there is no interval."""
+    pairs = [(e.mean - (e.mean if e.low is None else e.low), (e.mean if e.high is None else e.high) - e.mean)
+             for e in estimates]  # fmt: skip
+    return np.clip(np.array(pairs).T, 0, None)
+
+
+def _legend(ax: Axes) -> None:
+    """Half an inch under the axes, so that it never covers a point; curves first, reference lines after them."""
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import ScaledTranslation
+
+    pairs = sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=lambda pair: isinstance(pair[0], Line2D))
+    if pairs:
+        below = ScaledTranslation(0, -0.45 if ax.get_xlabel() else -0.28, ax.figure.dpi_scale_trans)
+        ax.legend(*zip(*pairs, strict=True), loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=0,
+                  bbox_transform=ax.transAxes + below)  # fmt: skip
+
+
+def _titled(name: str, figure: Figure, g: Group, what: str, note: str, caption: str, suffix: str = "") -> Picture:
+    """Say inside the picture what it is of and what the bars are, so that it can stand alone."""
+    title = f"{g.model} on {g.data}: {what}"
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    if note:
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color="#555555")
+    return Picture(f"{name}_{g.model}_{g.data}{suffix}", f"{caption} {note}".strip(), figure)
+
+
+def _evidence(groups: Sequence[Group]) -> str:
+    """'2 seeds a point; error bars: 95 % intervals over seeds, else …; rows: forget 40, …'."""
+    seeds = sorted({g.seeds for g in groups})
+    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
+    noun = "seed" if seeds == [1] else "seeds"
+    rows = " or ".join(dict.fromkeys(counts(g) for g in groups))
+    return f"{many} {noun} a point, n: {rows}; bars: 95 % intervals, over seeds where several ran, else over rows."
+
+
+def _panels(g: Group) -> tuple[Panel, ...]:
+    return LUME_PANELS if is_lume(g) else QA_PANELS
+
+
+def _original(g: Group, before: Sequence[Group]) -> Group | None:
+    return next((o for o in before if (o.model, o.data) == (g.model, g.data)), None)
+
+
+def _nearest(groups: Sequence[Group]) -> list[Group]:
+    return nearest_to_preset(groups)
+
+
+def _by_mask(groups: Sequence[Group]) -> dict[str, Group]:
+    """For each kind of mask the group nearest to the preset; SIMU's where several methods use the mask."""
+    found: dict[str, Group] = {}
+    for g in sorted(groups, key=lambda g: g.method != "simu"):
+        if g.mask not in found:
+            like = [o for o in groups if (o.mask, o.method) == (g.mask, g.method)]
+            found[g.mask] = _nearest(like)[0]
+    return found
+
+
+def _by_model_and_data(groups: Sequence[Group]) -> list[list[Group]]:
+    found: dict[tuple[str, str], list[Group]] = {}
+    for g in groups:
+        if g.method != ORIGINAL:
+            found.setdefault((g.data, g.model), []).append(g)
+    return [found[key] for key in sorted(found)]
+
+
+def _rank(g: Group) -> tuple[int, str, int]:
+    return METHODS.index(g.method) if g.method in METHODS else len(METHODS), g.method, _mask_rank(g.mask)
+
+
+def _mask_rank(mask: str) -> int:
+    return MASKS.index(mask) if mask in MASKS else len(MASKS)
