@@ -14,6 +14,8 @@ from simu.types import IGNORE, Batch, Example, Template
 
 log = logging.getLogger(__name__)
 
+ANCHORS = ("\n", ":", "]", "a")  # tried in turn: a tokenizer may merge one of them with what follows
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -37,14 +39,21 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def continuation_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of `text` as it stands after other text.
 
-    SentencePiece-type tokenizers put a space before whatever they are given first; behind a newline, which is always a
-    token of its own there, they do not.
+    Some tokenizers put a space before whatever they are given first (SentencePiece; byte level with add_prefix_space).
+    There the text is read behind an anchor that keeps its own tokens, and those are taken off again.
     """
+
+    def ids(piece: str) -> list[int]:
+        return list(tokenizer(piece, add_special_tokens=False).input_ids)
+
     opening = tokenizer.tokenize("a")
-    if opening and opening[0].startswith("▁"):
-        anchor = tokenizer("\n", add_special_tokens=False).input_ids
-        return list(tokenizer("\n" + text, add_special_tokens=False).input_ids[len(anchor) :])
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    if opening and opening[0].startswith(("▁", "Ġ")):
+        for anchor in ANCHORS:
+            before, both = ids(anchor), ids(anchor + text)
+            # An unknown anchor could be fused with an unknown beginning of the text.
+            if tokenizer.unk_token_id not in before and both[: len(before)] == before:
+                return both[len(before) :]
+    return ids(text)
 
 
 def encode(
@@ -57,14 +66,15 @@ def encode(
 ) -> Encoded:
     """Prompt ids + answer ids + EOS, tokenised apart so that the seam is the same in training and in generation.
 
-    Rows longer than `max_length` tokens lose the end of their answer, with a warning that names the row.
+    Rows longer than `max_length` tokens lose the end of their answer (and EOS), with a warning that names the row; a
+    prompt that leaves no room for one answer token loses its beginning.
     """
     head = prompt_ids(tokenizer, template.render(prompt))
     tail = [*continuation_ids(tokenizer, template.separator + answer), int(tokenizer.eos_token_id)]
     if max_length is not None and len(head) + len(tail) > max_length:
         log.warning("%s: %d tokens, cut to model.max_length=%d", name, len(head) + len(tail), max_length)
         tail = tail[: max(1, max_length - len(head))]
-        head = head[-(max_length - len(tail)) :]
+        head = head[max(0, len(head) + len(tail) - max_length) :]
     return Encoded(tuple(head), tuple(tail))
 
 
@@ -106,9 +116,13 @@ def pairing_table(n_forget: int, n_retain: int, epochs: int, seed: int) -> tuple
     """Forget order and retain partner, both LongTensor [epochs, n_forget] (SPEC §5: one pass over the shuffled forget
     set is an epoch; each forget row draws one retain row uniformly with replacement).
 
-    A function of (epoch, global sample) alone: the draw does not change with the number of workers or a restart.
+    A function of (epoch, global sample) alone: the draw does not change with the number of workers, a restart, or the
+    number of epochs.
     """
-    generator = torch.Generator().manual_seed(seed)
-    forget = torch.stack([torch.randperm(n_forget, generator=generator) for _ in range(epochs)])
-    retain = torch.randint(n_retain, (epochs, n_forget), generator=generator)
+    forget = torch.empty(epochs, n_forget, dtype=torch.long)
+    retain = torch.empty(epochs, n_forget, dtype=torch.long)
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)  # no two (seed, epoch) share a stream
+        forget[epoch] = torch.randperm(n_forget, generator=generator)
+        retain[epoch] = torch.randint(n_retain, (n_forget,), generator=generator)
     return forget, retain
