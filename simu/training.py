@@ -9,20 +9,35 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 
-from simu.data.batching import Encoded, collate, pairing_table
-from simu.objectives import Objective, Unit
+from simu.checkpoint import Checkpoint, random_state, set_random_state
+from simu.data.batching import Encoded, pairing_table
+from simu.gradients import (
+    Place,
+    Side,
+    backward,
+    clip_norm,
+    estimate_curvature,
+    here,
+    recall,
+    sum_gradients,
+    sum_over_shards,
+)
+from simu.objectives import Comparing, Objective
+from simu.objectives.reference import untouched_head
 from simu.progress import track
-from simu.types import Loss, UserError, require
+from simu.types import UserError, require
 
 log = logging.getLogger(__name__)
 
@@ -96,30 +111,6 @@ class TrainingResult:
     """One a step, also of the steps before a restart."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """Forget or retain: its rows, and what is lowered on them."""
-
-    rows: Sequence[Encoded]
-    loss: Callable[..., Loss | None]
-    unit: Unit
-    weight: float
-
-    def batches(self, indices: list[int], size: int) -> Iterator[list[int]]:
-        """Micro-batches of at most `size` rows, rows of like length together."""
-        order = sorted(indices, key=lambda i: -len(self.rows[i]))
-        return (order[i : i + size] for i in range(0, len(order), size))
-
-    def units(self, indices: list[int]) -> int:
-        """What a mean over these rows divides by: known before any forward, so that accumulation is exact."""
-        return sum(n_scored(self.rows[i]) for i in indices) if self.unit == "token" else len(indices)
-
-
-def n_scored(row: Encoded) -> int:
-    """Labelled tokens that are predicted: the first token of a row is not."""
-    return len(row.answer) - (not row.prompt)
-
-
 def train(
     model: nn.Module,
     selection: Trained,
@@ -130,6 +121,7 @@ def train(
     *,
     settings: Training,
     pad_id: int,
+    alternatives: Sequence[Encoded] = (),
     seed: int = 0,
     on_step: Callable[[Record], None] | None = None,
     checkpoint: Path | None = None,
@@ -140,111 +132,159 @@ def train(
 
     forget, retain: encoded rows; each forget row draws one retain row (`pairing_table`). Without retain rows, or where
     the objective has no retain side, the forget side alone is trained on: so a target is fine-tuned.
+    alternatives: for objectives that read them (`answers`), each forget row with "I don't know" as the answer.
     on_step: receives each step's record, of the steps before a restart too: step and epoch (from 1), forget_loss and
     retain_loss (as trained on, sign included), lr, grad_norm (before clipping), clipped_fraction (Sophia, else None),
     tokens_per_s.
-    checkpoint: a file, written every `settings.checkpoint_every` steps and taken up again if it is there.
+    checkpoint: a file, written every `settings.checkpoint_every` steps and taken up again if it is there; what the
+    untouched model said (`needs_reference`) is kept beside it.
     stop: asked after each epoch, with the number of epochs done and the model in eval mode; True ends the training.
+    In a process group each process does its share of each batch, and all end with the same weights.
     Raises UserError when a loss or the gradient is not finite; the last checkpoint stays.
     """
     total = settings.steps(len(forget))
     if total == 0:
         return TrainingResult(0, False, [])
-    per_epoch = math.ceil(len(forget) / settings.batch_size)
-    order, partners = pairing_table(len(forget), max(1, len(retain)), settings.epochs, seed)
-    sides = [Side(forget, objective.forget, objective.unit, 1.0)]
-    if retain:
-        sides.append(Side(retain, objective.retain, objective.retain_unit, objective.retain_weight))
-
-    torch.manual_seed(seed)
-    parameters = [p for p in selection.parameters() if p.requires_grad]
+    place = here()
+    torch.manual_seed(seed + place.rank)
+    plan = draw(len(forget), len(retain), settings, seed)[:total]
+    sides = sides_of(objective, forget, retain, alternatives)
+    file = Checkpoint(of_process(checkpoint, place), fingerprint(settings, objective, optimizer, seed, place, sides))
+    sides = with_memory(model, objective, sides, plan, settings, pad_id, file)
+    sum_over_shards(model)
     peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
-    saved = Checkpoint(checkpoint, fingerprint(settings, objective, optimizer, seed, forget, retain))
-    records = saved.restore(selection, optimizer)
+    records = restore(file, selection, optimizer, place)
     report = on_step or (lambda record: None)
     for earlier in records:
         report(earlier)
 
-    was_training = model.training
-    model.train()
-    if settings.activation_checkpointing:
-        model.activation_checkpointing_enable()  # type: ignore[operator]
     stopped, warned = False, False
-    for step in track(range(len(records), total), label, unit="step"):
-        began = time.perf_counter()
-        epoch, first = divmod(step, per_epoch)
-        columns = slice(first * settings.batch_size, (first + 1) * settings.batch_size)
-        drawn = [order[epoch, columns].tolist(), partners[epoch, columns].tolist()]
-        for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
-            group["lr"] = rate * settings.pace(step, total)
-
-        losses = [backward(model, side, rows, settings, pad_id) for side, rows in zip(sides, drawn, strict=False)]
-        norm = clip(parameters, settings.clip_norm)
-        forget_loss, retain_loss = losses[0], losses[1] if len(losses) > 1 else None
-        check_finite(step + 1, forget_loss, retain_loss, norm, checkpoint)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-        n_tokens = sum(len(side.rows[i]) for side, rows in zip(sides, drawn, strict=False) for i in rows)
-        record: Record = {
-            "step": step + 1,
-            "epoch": epoch + 1,
-            "forget_loss": forget_loss,
-            "retain_loss": retain_loss,
-            "lr": optimizer.param_groups[0]["lr"],
-            "grad_norm": norm,
-            "clipped_fraction": getattr(optimizer, "clipped_fraction", None),
-            "tokens_per_s": round(n_tokens / (time.perf_counter() - began), 1),
-        }
-        records.append(record)
-        report(record)
-        warned = warned or warn_runaway(model, objective, record)
-        if stop and first + 1 == per_epoch:
-            model.eval()
-            stopped = stop(epoch + 1)
-            model.train()
-            if stopped:
+    with training_mode(model, settings.activation_checkpointing):
+        for step in track(range(len(records), total), label, unit="step"):
+            began = time.perf_counter()
+            for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
+                group["lr"] = rate * settings.pace(step, total)
+            portion = (settings.micro_batch_size, pad_id, place)
+            drawn = list(zip(sides, plan[step].indices, strict=False))
+            if getattr(optimizer, "hessian_due", False):
+                estimate_curvature(model, optimizer, drawn, *portion)
+            losses = [backward(model, side, indices, *portion) for side, indices in drawn]
+            sum_gradients(optimizer, place)
+            record: Record = {
+                "step": step + 1,
+                "epoch": plan[step].epoch,
+                "forget_loss": losses[0],
+                "retain_loss": losses[1] if len(losses) > 1 else None,
+                "lr": optimizer.param_groups[0]["lr"],
+                "grad_norm": clip_norm(optimizer, settings.clip_norm, place),
+            }
+            check_finite(record, checkpoint)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            n_tokens = sum(len(row) for side, indices in drawn for row in side.flat(indices))
+            record["clipped_fraction"] = getattr(optimizer, "clipped_fraction", None)
+            record["tokens_per_s"] = round(n_tokens / (time.perf_counter() - began), 1)
+            records.append(record)
+            report(record)
+            warned = warned or warn_runaway(model, objective, record)
+            if stop and plan[step].ends_epoch and (stopped := ask(stop, model, plan[step].epoch)):
                 break
-        if settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0:
-            saved.save(selection, optimizer, records)
-
-    if settings.activation_checkpointing:
-        model.activation_checkpointing_disable()  # type: ignore[operator]
-    model.train(was_training)
+            if settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0:
+                save(file, selection, optimizer, records)
     return TrainingResult(len(records), stopped, records)
 
 
-def backward(model: nn.Module, side: Side, indices: list[int], settings: Training, pad_id: int) -> float | None:
-    """Add the gradient of one side's mean loss, micro-batch by micro-batch; that mean. None: the side does not exist.
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step reads."""
 
-    Each side has a backward of its own into the same gradients: the same sum as one backward of both, at half the
-    activations.
-    """
-    device = next(model.parameters()).device
-    count = side.units(indices)
-    total = 0.0
-    for rows in side.batches(indices, settings.micro_batch_size or len(indices)):
-        loss = side.loss(model, collate([side.rows[i] for i in rows], pad_id, device))
-        if loss is None:
-            return None
-        if side.weight:
-            (loss.total * (side.weight / count)).backward()
-        total += float(loss.total.detach())
-    return total / count
+    epoch: int
+    """From 1."""
+    indices: tuple[list[int], list[int]]
+    """Forget rows, and the retain rows drawn for them."""
+    ends_epoch: bool
 
 
-def clip(parameters: Sequence[nn.Parameter], largest: float | None) -> float:
-    """Scale all gradients so that their global norm is at most `largest`; the norm before."""
-    return float(nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest))
+def draw(n_forget: int, n_retain: int, settings: Training, seed: int) -> list[Step]:
+    """All steps of a training: a function of the seed and the numbers of rows alone."""
+    size = settings.batch_size
+    forget, retain = pairing_table(n_forget, max(1, n_retain), settings.epochs, seed)
+    return [
+        Step(e + 1, (forget[e, i : i + size].tolist(), retain[e, i : i + size].tolist()), i + size >= n_forget)
+        for e in range(settings.epochs)
+        for i in range(0, n_forget, size)
+    ]
 
 
-def check_finite(step: int, forget: float | None, retain: float | None, norm: float, checkpoint: Path | None) -> None:
-    if all(math.isfinite(x) for x in (forget or 0.0, retain or 0.0, norm)):
+def sides_of(
+    objective: Objective, forget: Sequence[Encoded], retain: Sequence[Encoded], alternatives: Sequence[Encoded]
+) -> list[Side]:
+    """The forget side with the answers that the objective reads; the retain side, where there are rows."""
+    if objective.answers != "original" and len(alternatives) != len(forget):
+        raise ValueError(f"{type(objective).__name__} needs an alternative for each of the {len(forget)} forget rows")
+    columns = {"original": [forget], "alternative": [alternatives], "both": [forget, alternatives]}[objective.answers]
+    sides = [Side(list(zip(*columns, strict=True)), objective.forget, objective.unit, 1.0)]
+    if retain:
+        rows = [(row,) for row in retain]
+        sides.append(Side(rows, objective.retain, objective.retain_unit, objective.retain_weight))
+    return sides
+
+
+def with_memory(
+    model: nn.Module,
+    objective: Objective,
+    sides: list[Side],
+    plan: list[Step],
+    settings: Training,
+    pad_id: int,
+    file: Checkpoint,
+) -> list[Side]:
+    """The sides, with what the untouched model said of their rows where the objective compares with that."""
+    size = settings.micro_batch_size or settings.batch_size
+    done = []
+    for k, (name, side) in enumerate(zip(("forget", "retain"), sides, strict=False)):
+        if name in objective.needs_reference:
+            needed = {i for step in plan for i in step.indices[k]}
+            beside = replace(file, path=file.path and file.path.with_suffix(f".{name}-reference{file.path.suffix}"))
+            comparing = cast(Comparing, objective)
+            memory = beside.kept(partial(recall, model, comparing, side, needed, size, pad_id))
+            side = replace(side, memory=memory, head=untouched_head(model))
+        done.append(side)
+    return done
+
+
+@contextmanager
+def training_mode(model: nn.Module, activation_checkpointing: bool) -> Iterator[None]:
+    """Dropout on, and activation checkpointing where asked for; both as before at the end."""
+    before = model.training
+    model.train()
+    if activation_checkpointing:
+        model.activation_checkpointing_enable()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        if activation_checkpointing:
+            model.activation_checkpointing_disable()  # type: ignore[operator]
+        model.train(before)
+
+
+def ask(stop: Callable[[int], bool], model: nn.Module, epoch: int) -> bool:
+    """Whether the criterion is met, measured in eval mode."""
+    model.eval()
+    try:
+        return stop(epoch)
+    finally:
+        model.train()
+
+
+def check_finite(record: Record, checkpoint: Path | None) -> None:
+    forget, retain, norm = record["forget_loss"], record["retain_loss"], record["grad_norm"]
+    if all(math.isfinite(x) for x in (forget or 0.0, retain or 0.0, norm or 0.0)):
         return
     kept = f"; the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else ""
     raise UserError(
-        f"training step {step}: not finite (forget loss {forget}, retain loss {retain}, gradient norm {norm}); "
-        f"try a lower optimizer.lr, fewer training.epochs or fp32 masters (precision.master=true){kept}"
+        f"training step {record['step']}: not finite (forget loss {forget}, retain loss {retain}, gradient norm "
+        f"{norm}); try a lower optimizer.lr, fewer training.epochs or precision.master=true{kept}"
     )
 
 
@@ -261,61 +301,44 @@ def warn_runaway(model: nn.Module, objective: Objective, record: Record) -> bool
     return runaway
 
 
-def fingerprint(settings: Training, objective: Objective, optimizer: torch.optim.Optimizer, *rest: object) -> str:
-    """Digest of what decides the trajectory: a checkpoint of another run is not taken up."""
-    what = (settings, objective, sorted(optimizer.defaults.items()), *rest)
+def fingerprint(
+    settings: Training,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    place: Place,
+    sides: list[Side],
+) -> str:
+    """Digest of what decides the trajectory."""
+    what = (settings, objective, sorted(optimizer.defaults.items()), seed, place, [side.rows for side in sides])
     return hashlib.sha256(repr(what).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """Trained weights, moments, random state and records of the steps done, in one file that is whole or not there."""
+def of_process(path: Path | None, place: Place) -> Path | None:
+    """Each process has a file of its own, with its shard."""
+    return (
+        path if path is None or place.world == 1 else path.with_suffix(f".{place.rank}-of-{place.world}{path.suffix}")
+    )
 
-    path: Path | None
-    fingerprint: str
 
-    def save(self, selection: Trained, optimizer: torch.optim.Optimizer, records: list[Record]) -> None:
-        if self.path is None:
-            return
-        state = {
-            "fingerprint": self.fingerprint,
-            "selection": dict(selection.state_dict()),
-            "optimizer": optimizer.state_dict(),
-            "random": random_state(),
-            "records": records,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        try:
-            torch.save(state, temporary)
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+def save(file: Checkpoint, selection: Trained, optimizer: torch.optim.Optimizer, records: list[Record]) -> None:
+    file.save({"selection": dict(selection.state_dict()), "optimizer": optimizer.state_dict(),
+               "random": random_state(), "records": records})  # fmt: skip
 
-    def restore(self, selection: Trained, optimizer: torch.optim.Optimizer) -> list[Record]:
-        """Put everything back as it was; the records so far (none: there was nothing to take up)."""
-        if self.path is None or not self.path.exists():
+
+def restore(file: Checkpoint, selection: Trained, optimizer: torch.optim.Optimizer, place: Place) -> list[Record]:
+    """Put everything back as it was; the records so far (none: there was nothing to take up)."""
+    state = file.load()
+    steps = len(state["records"]) if state else 0
+    if place.world > 1:
+        everywhere: list[int | None] = [None] * place.world
+        dist.all_gather_object(everywhere, steps)
+        if len(set(everywhere)) > 1:
+            log.warning("checkpoints of the processes are of different steps (%s): starting anew", everywhere)
             return []
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises whatever the broken bytes lead to
-            log.warning("checkpoint %s is not readable (%s): starting anew", self.path, type(error).__name__)
-            return []
-        if state["fingerprint"] != self.fingerprint:
-            log.warning("checkpoint %s is of another run (settings, rows or seed differ): starting anew", self.path)
-            return []
-        selection.load_state_dict(state["selection"])
-        optimizer.load_state_dict(state["optimizer"])
-        set_random_state(state["random"])
-        return list(state["records"])
-
-
-def random_state() -> list[Tensor]:
-    """The CPU's generator, then each CUDA device's."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
-
-
-def set_random_state(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
+    if state is None:
+        return []
+    selection.load_state_dict(state["selection"])
+    optimizer.load_state_dict(state["optimizer"])
+    set_random_state(state["random"])
+    return list(state["records"])

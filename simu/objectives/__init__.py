@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
+from simu.objectives.reference import Reference
 from simu.types import Batch, Loss
 
 Unit = Literal["token", "row"]
@@ -32,8 +33,17 @@ class Objective(Protocol):
         """λ, the weight of the retain side."""
         ...
 
-    def forget(self, model: nn.Module, batch: Batch, reference: object = None) -> Loss: ...
+    def forget(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss: ...
 
-    def retain(self, model: nn.Module, batch: Batch, reference: object = None) -> Loss | None:
-        """None: the objective has no retain side, and no retain row is read."""
+    def retain(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss | None:
+        """None: the objective has no retain side."""
+        ...
+
+
+class Comparing(Objective, Protocol):
+    """An objective whose `needs_reference` names a side has this too."""
+
+    def remember(self, model: nn.Module, batch: Batch) -> list[Tensor]:
+        """What the untouched model says of each row of a batch of that side, one tensor a row; `Reference.values` is
+        these joined along their first dimension."""
         ...

@@ -9,6 +9,7 @@ from torch import nn
 
 from simu.objectives import Answers, Unit
 from simu.objectives.logprobs import answer_loss
+from simu.objectives.reference import Reference
 from simu.types import Batch, Loss
 
 
@@ -24,8 +25,8 @@ class Finetune:
     retain_unit: ClassVar[Unit] = "token"
     answers: ClassVar[Answers] = "original"
 
-    def forget(self, model: nn.Module, batch: Batch, reference: object = None) -> Loss:
+    def forget(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
         return answer_loss(model, batch)
 
-    def retain(self, model: nn.Module, batch: Batch, reference: object = None) -> None:
+    def retain(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> None:
         return None

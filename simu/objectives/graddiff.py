@@ -9,6 +9,7 @@ from torch import nn
 
 from simu.objectives import Answers, Unit
 from simu.objectives.logprobs import answer_loss
+from simu.objectives.reference import Reference
 from simu.types import Batch, Loss, require
 
 
@@ -31,9 +32,9 @@ class GradDiff:
     def __post_init__(self) -> None:
         require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "a number ≥ 0")
 
-    def forget(self, model: nn.Module, batch: Batch, reference: object = None) -> Loss:
+    def forget(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
         loss = answer_loss(model, batch)
         return Loss(-loss.total, loss.count)
 
-    def retain(self, model: nn.Module, batch: Batch, reference: object = None) -> Loss:
+    def retain(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
         return answer_loss(model, batch)

@@ -5,7 +5,8 @@ Shapes: B rows, T tokens, N labelled tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from simu.objectives.reference import Reference
 from simu.types import IGNORE, Batch, Loss
 
 CHUNK = 128
@@ -28,6 +30,10 @@ class Labelled:
     """Where the token is predicted: one before where it stands."""
     target: Tensor
 
+    def counts(self, rows: int) -> list[int]:
+        """Labelled tokens of each of the `rows` rows."""
+        return self.row.bincount(minlength=rows).tolist()
+
 
 def labelled(batch: Batch) -> Labelled:
     """Labels at t are predicted at t - 1; a label at position 0 has no prediction and is not scored."""
@@ -36,24 +42,64 @@ def labelled(batch: Batch) -> Labelled:
     return Labelled(row, position, labels[row, position])
 
 
-def labelled_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
-    """Logits [N, V] in the model's dtype at labelled positions only, and their labels.
+@contextmanager
+def head_sees(head: nn.Module, where: Labelled, beside: Reference | None = None) -> Iterator[list[Tensor]]:
+    """In this context the head gets the hidden states of the labelled positions alone, [1, N, D], so that no [B, T, V]
+    logits ever exist while the model's own tail (soft-capping, scaling) still runs on what the head gives.
 
-    The head sees the labelled hidden states alone (its input is gathered by a hook), so the [B, T, V] logits never
-    exist while the model's own tail (soft-capping, scaling) still runs on them.
+    Yields a list that receives these hidden states. With `beside`, the untouched head's logits of the hidden states
+    remembered there follow the model's own: [1, 2·N, V].
     """
-    where = labelled(batch)
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    seen: list[Tensor] = []
 
     def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][where.row, where.position].unsqueeze(0), *args[1:])
+        seen.append(args[0][where.row, where.position])
+        return (seen[0].unsqueeze(0), *args[1:])
 
-    handle = head.register_forward_pre_hook(gather)
+    def append(_: nn.Module, __: tuple[Tensor, ...], logits: Tensor) -> Tensor | None:
+        if beside is None:
+            return None
+        with torch.no_grad():  # .forward, not a call: the untouched head may be this very module, with this hook
+            untouched = beside.head.forward(beside.values.unsqueeze(0))
+        return torch.cat([logits, untouched], dim=1)
+
+    handles = head.register_forward_pre_hook(gather), head.register_forward_hook(append)
     try:
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        yield seen
     finally:
-        handle.remove()
-    return output.logits.squeeze(0), where
+        for handle in handles:
+            handle.remove()
+
+
+def forward(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's logits."""
+    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    logits: Tensor = output.logits
+    return logits
+
+
+def labelled_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
+    """Logits [N, V] in the model's dtype at labelled positions only, and their labels."""
+    where = labelled(batch)
+    with head_sees(model.get_output_embeddings(), where):  # type: ignore[operator]
+        return forward(model, batch).squeeze(0), where
+
+
+def logits_beside(model: nn.Module, batch: Batch, reference: Reference) -> tuple[Tensor, Tensor, Labelled]:
+    """`labelled_logits` of the model and, without gradient, of the untouched model whose hidden states (what
+    `labelled_hidden` gave of the same rows then) are `reference.values`."""
+    where = labelled(batch)
+    with head_sees(model.get_output_embeddings(), where, reference):  # type: ignore[operator]
+        own, untouched = forward(model, batch).squeeze(0).chunk(2)
+    return own, untouched.detach(), where
+
+
+def labelled_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
+    """What the head sees at labelled positions [N, D]: with the head, a compact form of the logits."""
+    where = labelled(batch)
+    with head_sees(model.get_output_embeddings(), where) as seen:  # type: ignore[operator]
+        forward(model, batch)
+    return seen[0], where
 
 
 def by_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -63,10 +109,14 @@ def by_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return torch.cat([checkpoint(function, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
 
 
+def wide(logits: Tensor) -> Tensor:
+    """In float32; float64 stays."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def log_probability(logits: Tensor, target: Tensor) -> Tensor:
-    """log P(target) [N] in float32 (float64 stays) of logits [N, V]."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return -cross_entropy(wide, target, reduction="none")
+    """log P(target) [N] of logits [N, V]."""
+    return -cross_entropy(wide(logits), target, reduction="none")
 
 
 def token_log_probs(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
@@ -78,6 +128,12 @@ def token_log_probs(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
 def row_sums(values: Tensor, where: Labelled, rows: int) -> Tensor:
     """[N] values summed over the labelled tokens of each row: [B]."""
     return values.new_zeros(rows).index_add(0, where.row, values)
+
+
+def row_log_probs(model: nn.Module, batch: Batch) -> Tensor:
+    """log P(answer and EOS | prompt) of each row: [B], float32."""
+    values, where = token_log_probs(model, batch)
+    return row_sums(values, where, len(batch["labels"]))
 
 
 def answer_loss(model: nn.Module, batch: Batch) -> Loss:

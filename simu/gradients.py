@@ -1,0 +1,184 @@
+"""The gradient of one training step, exactly: over micro-batches, over both sides, over processes.
+
+    ∇ Σ_sides weight · (Σ over the step's rows of the side's loss) / (the step's units of that side)
+
+The divisor is known from the rows before any forward, so that it does not matter how they are portioned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from simu.data.batching import Encoded, collate
+from simu.objectives import Comparing, Unit
+from simu.objectives.logprobs import labelled_logits
+from simu.objectives.reference import Reference
+from simu.optim import sampled_nll
+from simu.progress import track
+from simu.types import Batch, Loss
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def here() -> Place:
+    return Place(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Place()
+
+
+@dataclass(frozen=True)
+class Side:
+    """Forget or retain: its rows, and what is lowered on them."""
+
+    rows: Sequence[tuple[Encoded, ...]]
+    """What an index stands for: one row, or an answer and its alternative."""
+    loss: Callable[[nn.Module, Batch, Reference | None], Loss | None]
+    unit: Unit
+    weight: float
+    memory: Mapping[int, tuple[Tensor, ...]] | None = None
+    """What the untouched model said of each row of an index, on the CPU; None where the objective does not ask."""
+    head: nn.Module | None = None
+    """The untouched output head, where there is a memory."""
+
+    def shares(self, indices: list[int], size: int | None, place: Place) -> Iterator[list[int]]:
+        """This process's micro-batches of at most `size` indices, those of like length together.
+
+        Every process gets as many, as all must take part in each pass of a sharded model: the last may be empty.
+        """
+        order = sorted(indices, key=lambda i: -max(len(r) for r in self.rows[i]))
+        own = order[place.rank :: place.world]
+        most = math.ceil(len(order) / place.world)
+        return (own[i : i + (size or most)] for i in range(0, most, size or most))
+
+    def flat(self, indices: list[int]) -> list[Encoded]:
+        """The rows of a batch: each index's first, then each index's alternative."""
+        return [self.rows[i][k] for k in range(len(self.rows[0])) for i in indices]
+
+    def units(self, indices: list[int]) -> int:
+        return sum(n_scored(r) for r in self.flat(indices)) if self.unit == "token" else len(indices)
+
+    def reference(self, indices: list[int], device: torch.device) -> Reference | None:
+        if self.memory is None or self.head is None:
+            return None
+        values = [self.memory[i][k] for k in range(len(self.rows[0])) for i in indices]
+        return Reference(torch.cat(values).to(device), self.head)
+
+
+def n_scored(row: Encoded) -> int:
+    """Labelled tokens that are predicted: the first token of a row is not."""
+    return len(row.answer) - (not row.prompt)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+@torch.no_grad()
+def recall(
+    model: nn.Module, objective: Comparing, side: Side, indices: set[int], size: int, pad_id: int
+) -> dict[int, tuple[Tensor, ...]]:
+    """What `model`, untouched as yet, says of the rows of `indices`: for `Side.memory`."""
+    memory: dict[int, tuple[Tensor, ...]] = {}
+    batches = list(side.shares(sorted(indices), size, Place()))
+    was_training = model.training
+    model.eval()
+    for chosen in track(batches, "reference model", unit="batch"):
+        batch = collate(side.flat(chosen), pad_id, device_of(model))
+        values = [v.cpu().clone() for v in objective.remember(model, batch)]
+        for k, i in enumerate(chosen):
+            memory[i] = tuple(values[k :: len(chosen)])
+    model.train(was_training)
+    return memory
+
+
+def backward(
+    model: nn.Module, side: Side, indices: list[int], size: int | None, pad_id: int, place: Place
+) -> float | None:
+    """Add the gradient of a side's weighted mean loss; that mean, unweighted. None: the objective has no such side.
+
+    Each side has a backward of its own into the same gradients: the same sum as one backward of both, at half the
+    activations.
+    """
+    device = device_of(model)
+    scale = side.weight / side.units(indices)
+    total = torch.zeros((), dtype=torch.float64)
+    for chosen in side.shares(indices, size, place):
+        rows = chosen or indices[:1]  # an empty share still takes part, with nothing to add
+        with torch.set_grad_enabled(side.weight != 0):
+            loss = side.loss(model, collate(side.flat(rows), pad_id, device), side.reference(rows, device))
+        if loss is None:
+            return None
+        if side.weight:
+            (loss.total * (scale if chosen else 0.0)).backward()
+        if chosen:
+            total += loss.total.detach().double().cpu()
+    if place.world > 1:
+        total = total.to(device)
+        dist.all_reduce(total)
+    return float(total) / side.units(indices)
+
+
+def estimate_curvature(
+    model: nn.Module,
+    optimizer: Any,
+    drawn: Sequence[tuple[Side, list[int]]],
+    size: int | None,
+    pad_id: int,
+    place: Place,
+) -> None:
+    """Sophia-G: refresh H from labels that the model itself samples at all scored positions of the step's rows."""
+    predictions = sum(n_scored(r) for side, indices in drawn for r in side.flat(indices))
+    for side, indices in drawn:
+        for chosen in side.shares(indices, size, place):
+            logits, _ = labelled_logits(model, collate(side.flat(chosen or indices[:1]), pad_id, device_of(model)))
+            (sampled_nll(logits) * ((1 if chosen else 0) / predictions)).backward()
+    sum_gradients(optimizer, place)
+    optimizer.update_hessian(predictions=predictions)
+    optimizer.zero_grad(set_to_none=True)
+
+
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def sum_over_shards(model: nn.Module) -> None:
+    """Have a sharded model (FSDP2) sum its gradients over processes; by default it takes the mean."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+
+
+def sum_gradients(optimizer: torch.optim.Optimizer, place: Place) -> None:
+    """Sum over processes what sharding has not summed already. A parameter that no process's rows reach has none."""
+    for parameter in trained_parameters(optimizer) if place.world > 1 else ():
+        if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
+            dist.all_reduce(parameter.grad)
+
+
+@torch.no_grad()
+def clip_norm(optimizer: torch.optim.Optimizer, largest: float | None, place: Place) -> float:
+    """Scale all gradients so that their global norm is at most `largest`; the norm before."""
+    gradients = [p.grad for p in trained_parameters(optimizer) if p.grad is not None]
+    whole = nn.utils.get_total_norm([g for g in gradients if not isinstance(g, DTensor)]).double()
+    pieces = [g.to_local() for g in gradients if isinstance(g, DTensor)]
+    if pieces:
+        square = nn.utils.get_total_norm(pieces).double() ** 2
+        dist.all_reduce(square)
+        whole = (whole.to(square) ** 2 + square).sqrt()
+    if largest is not None and not whole <= largest:
+        for gradient in gradients:
+            gradient.mul_(largest / float(whole + 1e-6))
+    return float(whole)

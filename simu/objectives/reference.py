@@ -1,0 +1,31 @@
+"""What the untouched model said, computed once and kept: no second model is in memory while the first one trains.
+
+Kept for each row is the least that gives the objective's reference exactly: one log-probability (NPO, DPO), the hidden
+states before the output head at the labelled positions (KL, UNDIAL: the head makes logits of them again; D numbers a
+token instead of V), or one layer's hidden states there (RMU).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Of the rows of one batch, in their order."""
+
+    values: Tensor
+    """What the objective's `remember` gave of the rows, joined: [B], or [N, D]."""
+    head: nn.Module
+    """The untouched output head."""
+
+
+def untouched_head(model: nn.Module) -> nn.Module:
+    """The model's own output head where it is frozen, a copy (V × D numbers) where it trains."""
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    if not any(p.requires_grad for p in head.parameters()):
+        return head
+    return copy.deepcopy(head).requires_grad_(False)
