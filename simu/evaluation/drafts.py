@@ -1,0 +1,148 @@
+"""What a row has said, what it may say next (drafts), and when it is done. Plain Python: no tensor enters.
+
+A draft is a guess that one forward verifies: the tokens that agree with the model's own argmax are kept, the first that
+does not is replaced by it (speculative decoding; Leviathan et al. 2023, arXiv 2211.17192, greedy case). Guesses come
+from the reference answer and, after that, from the last place where the row's final n-gram stood before (prompt lookup;
+in the prompt, the reference or the row's own output), which catches names taken from the question, a return to the
+reference and the loops of a collapsed model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+NGRAMS = (3, 2)
+"""Lengths of the final n-gram looked up, longest first."""
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Tokens a step may feed each row: one that is known and up to 31 guessed."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One prompt on its way to its answer."""
+
+    index: int
+    prompt: list[int]
+    reference: list[int]
+    """Draft of the whole answer, without EOS; may be empty."""
+    budget: int
+    """New tokens allowed, EOS included."""
+    ids: list[int] = field(default_factory=list)
+    """Tokens said, without EOS."""
+    finished: bool = False
+    """EOS was said."""
+    truncated: bool = False
+    """Ended because it can no longer equal its reference."""
+    doubt: int = 0
+    """Tokens (EOS counts) up to the last one that was chosen by less than rounding may move; 0: none."""
+    trust: float = 0.5
+    """Running estimate of how likely a guessed token is right."""
+    text: list[int] = field(default_factory=list, repr=False)
+    """Prompt, reference, the prompt's end and the output, in which n-grams are looked up."""
+    before: int = 0
+    """Tokens of `text` that stand before the output."""
+    seen: dict[tuple[int, ...], int] = field(default_factory=dict, repr=False)
+    """Where each n-gram of `text` last ended."""
+    entered: int = 0
+    """Tokens of `text` whose n-grams are in `seen`."""
+
+    @property
+    def done(self) -> bool:
+        return self.finished or self.truncated or len(self.ids) >= self.budget
+
+    @property
+    def last(self) -> int:
+        """The newest token: said, but not yet read by the model."""
+        return self.ids[-1] if self.ids else self.prompt[-1]
+
+    @property
+    def decisions(self) -> int:
+        """Tokens chosen so far, EOS included: the forwards that one-token-at-a-time decoding takes."""
+        return len(self.ids) + self.finished
+
+    def accept(self, draft: Sequence[int], chosen: Sequence[int], close: Sequence[bool], eos: frozenset[int]) -> None:
+        """Keep what the model chose at the draft's positions and the one behind it, as far as the draft agreed.
+
+        `chosen` and `close` are one longer than `draft`; `close[j]`: the runner-up of chosen[j] was within rounding.
+        """
+        right = 0
+        for j, token in enumerate(chosen):
+            if close[j]:
+                self.doubt = self.decisions + 1
+            if token in eos:
+                self.finished = True
+                break
+            self.ids.append(token)
+            if self.done or j == len(draft) or draft[j] != token:
+                break
+            right += 1
+        if draft:
+            tried = min(len(draft), right + 1)
+            self.trust += (right / tried - self.trust) * tried / (tried + 4)
+
+    def guess(self, limit: int) -> list[int]:
+        """At most `limit` tokens that may follow; never more than the budget still allows to be used."""
+        limit = min(limit, self.budget - len(self.ids) - 1)
+        if limit <= 0:
+            return []
+        self._index()
+        for n in NGRAMS:
+            end = self.seen.get(tuple(self.text[-n:]), 0)
+            if 0 < end < len(self.text):
+                return self._from(end, limit)
+        return []
+
+    def _from(self, start: int, limit: int) -> list[int]:
+        """`limit` tokens from `start` of the text on; where the text ends they go round: a loop goes on as it went."""
+        piece = self.text[start : start + limit]
+        period = len(self.text) - start
+        return piece + [piece[i % period] for i in range(len(piece), limit)]
+
+    def _index(self) -> None:
+        """Bring text and n-grams up to date.
+
+        An n-gram is entered once a token stands behind it, so that the final one finds an earlier place. Later places
+        win: the row's own output comes first, and the reference before the prompt.
+        """
+        if not self.text:
+            self.text = [*self.prompt, *self.reference, *self.prompt[-max(NGRAMS) :]]
+            self.before = len(self.text)
+        self.text += self.ids[len(self.text) - self.before :]
+        for end in range(self.entered + 1, len(self.text)):
+            for n in NGRAMS:
+                if end >= n:
+                    self.seen[tuple(self.text[end - n : end])] = end
+        self.entered = max(self.entered, len(self.text) - 1)
+
+
+def best_width(rows: Sequence[tuple[float, int]], pass_cost: float) -> int:
+    """How many tokens to feed each row: the width of most expected tokens per cost.
+
+    `rows`: trust and length of each row's guess. `pass_cost`: what a pass costs beside its tokens, in tokens. A rule
+    without a clock, so that a run repeats itself.
+    """
+
+    def rate(width: int) -> float:
+        expected = sum(_expected(trust, min(length, width - 1)) for trust, length in rows)
+        return expected / (pass_cost + width * len(rows))
+
+    longest = 1 + max(length for _, length in rows)
+    return max((w for w in WIDTHS if w <= max(longest, 1)), key=lambda w: (rate(w), -w))
+
+
+def _expected(trust: float, length: int) -> float:
+    """Tokens gained by a guess of `length` of which each is right with probability `trust`: 1 + t + … + t^length."""
+    return float(length + 1) if trust > 0.999 else (1 - trust ** (length + 1)) / (1 - trust)
+
+
+def settled(said: str, reference: str) -> bool:
+    """Whether a text that begins with `said` can no longer equal `reference` up to case and white space.
+
+    White space is dropped altogether, as a tokenizer may still take some back; so is a character that is not whole yet.
+    """
+    return not _bare(reference).startswith(_bare(said.rstrip("\ufffd")))
+
+
+def _bare(text: str) -> str:
+    return "".join(text.lower().split()).casefold()
