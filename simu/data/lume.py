@@ -97,8 +97,8 @@ class Lume:
             member, nonmember = matched_documents(forget, outside)
         else:
             member, nonmember = (documents(path) for path in self._mia_files(folder))
-        evaluation = {"forget": forget, "retain": retain, "mia_member": _as_rows(member, "mia_member"),
-                      "mia_nonmember": _as_rows(nonmember, "mia_nonmember")}  # fmt: skip
+        evaluation = {"forget": forget, "retain": retain, "mia_member": self._as_rows(member, "mia_member"),
+                      "mia_nonmember": self._as_rows(nonmember, "mia_nonmember")}  # fmt: skip
         return Splits(
             name=self.name,
             forget=forget,
@@ -110,6 +110,10 @@ class Lume:
     def template(self) -> Template:
         """Raw input, no tags; the seam decides what stands before the output."""
         return Template(separator=" " if self.seam == "space" else "")
+
+    def _as_rows(self, named: Sequence[tuple[str, str]], split: str) -> Rows:
+        """Whole documents; `group` says which membership set they are of."""
+        return tuple(Example(id=f"{split}/{n}", prompt="", answer=text, group=self.mia_set) for n, text in named)
 
     def _mia_files(self, folder: Path) -> tuple[Path, Path]:
         if self.mia_member_file is not None and self.mia_nonmember_file is not None:
@@ -229,7 +233,3 @@ def matched_documents(
                         "to match them; take mia_set=public or mia_set=files")  # fmt: skip
     _, partner = linear_sum_assignment(cost)
     return inside, [outside[j] for j in partner]
-
-
-def _as_rows(named: Sequence[tuple[str, str]], split: str) -> Rows:
-    return tuple(Example(id=f"{split}/{name}", prompt="", answer=text, group=split) for name, text in named)

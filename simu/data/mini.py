@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 from simu.data.mini_text import FIRST_NAMES, LAST_NAMES, POOLS, REAL_AUTHORS, TOPICS, WORLD_FACTS
+from simu.data.rows import Percent
 from simu.types import Example, Splits, require
 
 POOL_SIZE = len(POOLS["town"])
@@ -19,7 +19,7 @@ ROWS_PER_AUTHOR = len(TOPICS)
 MAX_AUTHORS = 400
 
 
-def forget_count(authors: int, forget: str) -> int:
+def forget_count(authors: int, forget: Percent) -> int:
     """`forget` percent of the authors, rounded half up, one at least: 20 authors at "01", "05", "10" → 1, 1, 2."""
     return max(1, (authors * int(forget) + 50) // 100)
 
@@ -35,7 +35,7 @@ class Mini:
     name: str = "mini"
     path: None = None
     """No file: every data option has the key, so that sweeps compose over any of them."""
-    forget: Literal["01", "05", "10"] = "10"
+    forget: Percent = "10"
     """Percent of the authors, rounded, one at least."""
     authors: int = 20
     holdout_authors: int = 4

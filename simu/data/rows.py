@@ -9,8 +9,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from simu.types import UserError
+
+Percent = Literal["01", "05", "10", 1, 5, 10]
+"""Share of the authors to forget. Numbers too: `data.forget=10` on the command line is one, `data.forget=05` a text."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from simu.data.rows import Row, file_in, numbered, preflight, read_jsonl, unreachable
+from simu.data.rows import Percent, Row, file_in, numbered, preflight, read_jsonl, unreachable
 from simu.types import Example, Splits, UserError, require
 
 REPOSITORY = "locuslab/TOFU"
-RETAIN = {"01": "retain99", "05": "retain95", "10": "retain90"}
 ROWS_PER_AUTHOR = 20
 
 
@@ -28,7 +26,7 @@ class Tofu:
     name: str = "tofu"
     path: str | None = None
     """A folder with one JSON Lines file a hub configuration (forget10.jsonl, …); None: the hub's locuslab/TOFU."""
-    forget: Literal["01", "05", "10"] = "10"
+    forget: Percent = "10"
     """Percent of the authors to forget: 40, 200 or 400 rows."""
     retain_rows: int | None = None
     """The first N retain rows only, for training and evaluation alike: a subset for slow machines."""
@@ -43,10 +41,11 @@ class Tofu:
     def __call__(self) -> Splits:
         if self.path is None:
             preflight(REPOSITORY)
-        forget_name, retain_name = f"forget{self.forget}", RETAIN[self.forget]
+        percent = int(self.forget)
+        forget_name, retain_name, holdout_name = f"forget{percent:02}", f"retain{100 - percent}", f"holdout{percent:02}"
         retain = pairs(self._read(retain_name), retain_name)
         forget = pairs(self._read(forget_name), forget_name, first_author=len(retain) // ROWS_PER_AUTHOR)
-        held = pairs(self._read(f"holdout{self.forget}"), f"holdout{self.forget}", author="holdout")
+        held = pairs(self._read(holdout_name), holdout_name, author="holdout")
         forget = join(forget, self._read(f"{forget_name}_perturbed"))
         evaluated = join(retain, self._read("retain_perturbed"), exhaustive=False)
         retain = (evaluated + retain[len(evaluated) :])[: self.retain_rows]

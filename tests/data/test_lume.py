@@ -65,6 +65,7 @@ def test_public_members_are_whole_documents_of_the_train_fold(lume_dir):
     texts = {f"{r.prompt} {r.answer}" for r in splits.forget if kind(r.id) == "sc1"}
     assert all(row.prompt == "" and row.answer in texts for row in splits.evaluation["mia_member"])
     assert not any(row.answer in texts for row in splits.evaluation["mia_nonmember"])
+    assert {row.group for row in splits.evaluation["mia_member"]} == {"public"}
 
 
 def test_fold_set_is_disjoint_and_matched_by_length(lume_dir):

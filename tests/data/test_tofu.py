@@ -55,6 +55,20 @@ def test_evaluated_retain_rows_are_trained_ones(tofu_dir):
     assert len(small.forget) == 400
 
 
+def test_percent_as_the_command_line_reads_it(tofu_dir):
+    """Hydra reads data.forget=05 as a text and data.forget=10 as a number."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from simu.config import build
+
+    for typed, count in (("01", 40), ("05", 200), ("10", 400), ("5", 200)):
+        value = OverridesParser.create().parse_override(f"data.forget={typed}").value()
+        data = build({"_target_": "simu.data.tofu.Tofu", "path": str(tofu_dir), "forget": value}, "data")
+        assert len(data().forget) == count
+    with pytest.raises(UserError, match=r"data.forget=20: allowed is"):
+        build({"_target_": "simu.data.tofu.Tofu", "forget": 20}, "data")
+
+
 def test_digest_reads_content_and_not_files(tofu_dir, tmp_path):
     for name in ("forget01", "retain99", "forget01_perturbed", "retain_perturbed", "holdout01",
                  "world_facts_perturbed", "real_authors_perturbed"):  # fmt: skip
