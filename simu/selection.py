@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from simu.models.anatomy import anatomy, is_conv1d
+from simu.models.anatomy import Anatomy, anatomy, is_conv1d
 from simu.types import NeuronMask, UserError, require
 
 Scope = Literal["selected", "all"]
@@ -45,9 +45,10 @@ def select_parameters(
         return Selection(model, [TensorPart(*owner, master=master) for owner in _owners(model)], frozen)
     if mask is None:
         raise UserError("selection: scope 'selected' needs a mask; allowed is bool or float [layers, d_model]")
-    _check_mask(model, mask)
+    parts = anatomy(model)
+    _check_mask(parts, mask)
     frozen = _freeze(model)
-    return Selection(model, [*_row_parts(model, mask, master), *_attention_parts(model, master)], frozen)
+    return Selection(model, [*_row_parts(parts, mask, master), *_attention_parts(parts, master)], frozen)
 
 
 class Part(Protocol):
@@ -64,8 +65,8 @@ class Part(Protocol):
     def merge(self) -> None:
         """sync, then leave the module as it was."""
 
-    def scaled(self) -> tuple[nn.Parameter, Tensor] | None:
-        """Rows whose update is scaled, and by how much [n, 1]; None: no scaling."""
+    def scaled(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Parameters whose update is scaled, and by how much (broadcast over the parameter)."""
 
 
 class Selection:
@@ -135,13 +136,13 @@ class Selection:
         return {name: merged[name] if name in merged else _tensor(self.model, name) for name in self.names}
 
     def _step_begins(self) -> None:
-        scaled = (part.scaled() for part in self._parts)
-        self._before_step = [(s[0], s[0].detach().clone(), s[1]) for s in scaled if s is not None]
+        scaled = (pair for part in self._parts for pair in part.scaled())
+        self._before_step = [(parameter, parameter.detach().clone(), weights) for parameter, weights in scaled]
 
     @torch.no_grad()
     def _step_ended(self) -> None:
-        for rows, before, weights in self._before_step:
-            rows.copy_(torch.lerp(before, rows, weights))
+        for parameter, before, weights in self._before_step:
+            parameter.copy_(torch.lerp(before, parameter, weights))
         self._before_step = []
         self.sync(force=True)  # fused optimizers do not raise a tensor's version
 
@@ -198,8 +199,8 @@ class TensorPart:
             hook.remove()
         self._tensor.grad = None
 
-    def scaled(self) -> None:
-        return None
+    def scaled(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        yield from ()
 
     def _collect(self, tensor: Tensor) -> None:
         assert self.master is not None
@@ -272,15 +273,18 @@ class RowPart:
             rows = self.rows.to(weight.dtype)
             weight.index_copy_(1 if self.transposed else 0, index, rows.t() if self.transposed else rows)
             if self.bias is not None:
-                self.module.bias.index_copy_(0, index, self.bias.to(weight.dtype))  # type: ignore[union-attr, operator]
+                self.module.bias.index_copy_(0, index, self.bias.to(weight.dtype))  # type: ignore[operator]
         self._versions = self._current_versions()
 
     def merge(self) -> None:
         self.sync()
         del self.module.forward, self.module.selected_rows, self.module.selected_bias, self.module.selected_index
 
-    def scaled(self) -> tuple[nn.Parameter, Tensor] | None:
-        return None if self.scale is None else (self.rows, self.scale.to(self.rows.dtype).unsqueeze(1))
+    def scaled(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        if self.scale is not None:
+            yield self.rows, self.scale.to(self.rows.dtype).unsqueeze(1)
+            if self.bias is not None:
+                yield self.bias, self.scale.to(self.bias.dtype)
 
 
 class _SelectedRows(torch.autograd.Function):
@@ -297,7 +301,7 @@ class _SelectedRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, index = ctx.saved_tensors
         need_x, need_rows, need_bias = (ctx.needs_input_grad[i] for i in (0, 3, 4))
         dense = weight.to(grad.dtype)  # another dtype only under autocast
@@ -313,10 +317,10 @@ class LoraPart:
 
     ADAPTER = "selection"
 
-    def __init__(self, model: nn.Module, lora: Lora, *, master: bool) -> None:
+    def __init__(self, model: nn.Module, parts: Anatomy, lora: Lora, *, master: bool) -> None:
         from peft import LoraConfig, LoraModel  # slow to import, and needed by this option alone
 
-        targets = [named for layer in anatomy(model).attention for named in layer]
+        targets = [named for layer in parts.attention for named in layer]
         self.names: tuple[str, ...] = tuple(f"{name}.weight" for name, _ in targets)
         config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
                             target_modules=[name for name, _ in targets],
@@ -349,16 +353,15 @@ class LoraPart:
     def merge(self) -> None:
         self._tuner.merge_and_unload()
 
-    def scaled(self) -> None:
-        return None
+    def scaled(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        yield from ()
 
 
 # ---- building and checking
 
 
-def _row_parts(model: nn.Module, mask: NeuronMask, master: bool) -> Iterator[Part]:
+def _row_parts(parts: Anatomy, mask: NeuronMask, master: bool) -> Iterator[Part]:
     """A layer's selected rows; its whole tensors where every row trains in full; nothing where none does."""
-    parts = anatomy(model)
     for name, module, row in zip(parts.down_names, parts.down_projections, mask, strict=True):
         index = torch.nonzero(row > 0).flatten()
         scale = None if mask.dtype == torch.bool or (row[index] == 1).all() else row[index]
@@ -368,8 +371,8 @@ def _row_parts(model: nn.Module, mask: NeuronMask, master: bool) -> Iterator[Par
             yield RowPart(name, module, index, scale, master=master)
 
 
-def _attention_parts(model: nn.Module, master: bool) -> Iterator[Part]:
-    for layer in anatomy(model).attention:
+def _attention_parts(parts: Anatomy, master: bool) -> Iterator[Part]:
+    for layer in parts.attention:
         for name, module in layer:
             yield from _module_parts(name, module, master)
 
@@ -393,8 +396,7 @@ def _freeze(model: nn.Module) -> dict[str, bool]:
     return before
 
 
-def _check_mask(model: nn.Module, mask: NeuronMask) -> None:
-    parts = anatomy(model)
+def _check_mask(parts: Anatomy, mask: NeuronMask) -> None:
     expected = (parts.n_layers, parts.d_model)
     if tuple(mask.shape) != expected:
         raise UserError(f"mask: shape {tuple(mask.shape)}; allowed is {expected}, this model's [layers, d_model]")
@@ -501,8 +503,10 @@ class Lora:
     def __call__(self, model: nn.Module, mask: NeuronMask | None, *, master: bool = True) -> Selection:
         """mask: bool or float [L, D]; None selects no rows."""
         _check_free(model)
-        if mask is not None:
-            _check_mask(model, mask)
+        parts = anatomy(model)
+        if mask is None:
+            mask = torch.zeros(parts.n_layers, parts.d_model, dtype=torch.bool)
+        _check_mask(parts, mask)
         frozen = _freeze(model)
-        rows: list[Part] = [] if mask is None else list(_row_parts(model, mask, master))
-        return Selection(model, [*rows, LoraPart(model, self, master=master)], frozen)
+        adapters = LoraPart(model, parts, self, master=master)  # before the rows: peft freezes all it finds
+        return Selection(model, [adapters, *_row_parts(parts, mask, master)], frozen)
