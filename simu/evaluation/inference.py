@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +37,8 @@ class Inference:
     max_new_tokens: int
     max_batch_tokens: int
     strict: bool = False
+    checkpoint: Path | None = None
+    """Where finished batches of generation are kept."""
 
     @property
     def window(self) -> int | None:
@@ -55,6 +58,7 @@ class Inference:
             references=[self._draft(pair.answer) for pair in unique],
             max_batch_tokens=self.max_batch_tokens,
             strict=self.strict,
+            checkpoint=self.checkpoint,
             stop_when_wrong=[pair in stop_when_wrong for pair in unique],
         )
         return dict(zip(unique, made, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,7 +57,7 @@ class LumeEvaluator:
         require("loss" in self.attacks and set(self.attacks) <= set(known), "attacks", self.attacks,
                 f"a list of {', '.join(known)} with loss, the official one, among them")  # fmt: skip
         require(0 < self.mia_k <= 1, "mia_k", self.mia_k, "0 < mia_k ≤ 1")
-        require(not isinstance(self.mmlu, float) or 0 <= self.mmlu <= 1, "mmlu", self.mmlu, "0 ≤ mmlu ≤ 1")
+        require(not isinstance(self.mmlu, int | float) or 0 <= self.mmlu <= 1, "mmlu", self.mmlu, "0 ≤ mmlu ≤ 1")
         require(self.mmlu_shots >= 0, "mmlu_shots", self.mmlu_shots, "≥ 0")
         require(self.bootstrap >= 0, "bootstrap", self.bootstrap, "≥ 0 (0: no intervals)")
         require(self.bootstrap_seed >= 0, "bootstrap_seed", self.bootstrap_seed, "≥ 0")
@@ -71,11 +72,13 @@ class LumeEvaluator:
         *,
         max_length: int | None = None,
         reference: object = None,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
-        """Evaluate one model. `reference`: the evaluation of a model that never saw the members, for that attack."""
+        """Evaluate one model. `reference`: the evaluation of a model that never saw the members, for that attack.
+        `checkpoint`: a folder that keeps finished batches of generation, so that a killed call goes on where it was."""
         ask = Inference(model=model, tokenizer=tokenizer, template=template, max_length=max_length,
                         max_new_tokens=self.max_new_tokens, max_batch_tokens=self.max_batch_tokens,
-                        strict=self.strict)  # fmt: skip
+                        strict=self.strict, checkpoint=checkpoint)  # fmt: skip
         measured_mmlu = lm_eval_mmlu(model, tokenizer, self.mmlu_shots) if self.mmlu == "lm_eval" else self.mmlu
         rows, documents = rows_of(splits, SIDES), rows_of(splits, (MEMBER, NONMEMBER))
         ids = self._score_texts(ask, rows)

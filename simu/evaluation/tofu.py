@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from scipy.stats import ks_2samp
@@ -82,12 +83,14 @@ class TofuEvaluator:
         *,
         max_length: int | None = None,
         reference: object = None,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
         """Evaluate one model. `reference`: the evaluation of a model that never saw the forget rows (an Evaluation, or
-        rows of a generations.jsonl): with it come forget_quality and the reference attack."""
+        rows of a generations.jsonl): with it come forget_quality and the reference attack. `checkpoint`: a folder that
+        keeps finished batches of generation, so that a killed call goes on where it was."""
         ask = Inference(model=model, tokenizer=tokenizer, template=template, max_length=max_length,
                         max_new_tokens=self.max_new_tokens, max_batch_tokens=self.max_batch_tokens,
-                        strict=self.strict)  # fmt: skip
+                        strict=self.strict, checkpoint=checkpoint)  # fmt: skip
         embed = embedding_similarities(self.embedding_model) if self.choice_scorer == "embedding" else None
         if self.aggregate_mia == "reference" and reference is None:
             raise UserError("evaluator.aggregate_mia=reference: it needs the evaluation of a reference model")

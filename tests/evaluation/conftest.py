@@ -78,7 +78,7 @@ def memorised(small_model, tokenizer, small_splits):
     from simu.data.batching import collate, encode_examples
 
     model = copy.deepcopy(small_model).train()
-    rows = encode_examples(tokenizer, Template(), [*small_splits.forget, *small_splits.retain])
+    rows = encode_examples(tokenizer, Template(prompt="Q: {prompt}\nA:"), [*small_splits.forget, *small_splits.retain])
     batch = collate(rows, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
