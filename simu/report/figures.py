@@ -6,6 +6,7 @@ layers, D neurons a layer.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -379,7 +380,7 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
 # --- shared ----------------------------------------------------------------------------------------------------------
 
 
-def _canvas(columns: int, rows: int = 1, width: float = 0.0, height: float = 3.1) -> tuple[Figure, list[Axes]]:
+def _canvas(columns: int, rows: int = 1, width: float = 0.0, height: float = 3.7) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width or 3.1 * columns + 0.4, height), layout="constrained")
@@ -419,7 +420,8 @@ def _titled(name: str, figure: Figure, g: Group, what: str, note: str, caption: 
     title = f"{g.model} on {g.data}: {what}"
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color="#555555")
+        lines = textwrap.fill(note, int(18 * figure.get_figwidth()))
+        figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color="#555555")
     return Picture(f"{name}_{g.model}_{g.data}{suffix}", f"{caption} {note}".strip(), figure)
 
 

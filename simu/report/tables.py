@@ -84,7 +84,7 @@ TABLE1 = (
 
 def _lume(split: str, better: Literal["lower", "higher"], task: str = "") -> tuple[Score, ...]:
     span = f"{split.title()}{f', task {task[-1]}' if task else ''}"
-    above, printed = (f"{split}/{task}", f"{split}_{task}") if task else (split, split)
+    above, printed = (f"{split}/{task}", f"{split}_{task.lower()}") if task else (split, split)
     return (
         Score(
             metric=f"{above}/regurgitation", label="Reg", span=span, better=better, printed=f"{printed}_reg", main=True
@@ -93,14 +93,31 @@ def _lume(split: str, better: Literal["lower", "higher"], task: str = "") -> tup
     )
 
 
-TASKS = ("task1", "task2", "task3")
+TASKS = ("Task1", "Task2", "Task3")
 TABLE2 = (
     Score(metric="aggregate", label="Aggregate", span="", better="higher", printed="aggregate", main=True),
     *_lume("forget", "lower"),
-    Score(metric="mia/public", label="public", span="MIA AUC", better="lower", printed="mia"),
-    Score(metric="mia/fold", label="fold", span="MIA AUC", better="lower"),
-    Score(metric="mia/files", label="files", span="MIA AUC", better="lower"),
+    Score(metric="mia/loss", label="loss", span="MIA AUC", better="lower", printed="mia"),
     *_lume("retain", "higher"),
+)
+OFFICIAL = (
+    Score(metric="task_aggregate", label="Task aggregate", span="SemEval", better="higher"),
+    Score(metric="mia_final", label="MIA final", span="SemEval", better="higher"),
+    Score(metric="mmlu", label="MMLU", span="SemEval", better="higher"),
+    Score(metric="official_final", label="Final", span="SemEval", better="higher"),
+)
+BEYOND = (
+    Score(metric="forget_quality", label="Forget quality", span="TOFU", better="higher"),
+    Score(metric="model_utility", label="Model utility", span="TOFU", better="higher"),
+    Score(metric="forget/probability", label="Probability", span="Forget", better="lower"),
+    Score(metric="forget/truth_ratio", label="Truth ratio", span="Forget", better="higher"),
+    Score(metric="forget/extraction_strength", label="Extraction", span="Forget", better="lower"),
+    Score(metric="forget/repetition_rate", label="Repetition", span="Forget", better="lower"),
+    Score(metric="forget/empty", label="Empty", span="Forget", better="lower"),
+    Score(metric="retain/probability", label="Probability", span="Retain", better="higher"),
+    Score(metric="retain/truth_ratio", label="Truth ratio", span="Retain", better="higher"),
+    Score(metric="retain/repetition_rate", label="Repetition", span="Retain", better="lower"),
+    Score(metric="retain/empty", label="Empty", span="Retain", better="lower"),
 )
 TABLE2_TASKS = tuple(s for task in TASKS for s in _lume("forget", "lower", task)) + tuple(
     s for task in TASKS for s in _lume("retain", "higher", task)
@@ -121,12 +138,17 @@ def paper_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table
                (paper.EM_NOTE, paper.AGGREGATE_NOTE, paper.MIA_NOTE)),
         scores("table2", "Table 2: LUME, all tasks", TABLE2, lume, paper.table2()),
         scores("table2_tasks", "Table 2, continued: LUME by task", TABLE2_TASKS, lume, paper.table2()),
+        scores("beyond", "Beyond the paper: likelihood, utility and over-forgetting", (*OFFICIAL, *BEYOND), shown, []),
         settings("table3", "Table 3: mask settings", TABLE3, [g for g in shown if g.method == "simu"], paper.table3()),
         settings("table4", "Table 4: unlearning settings", TABLE4, [g for g in shown if not g.original],
                  paper.table4()),
         critical_neurons([g for g in shown if g.method == "simu"]),
     ]  # fmt: skip
-    return [table for table in tables if table.rows]
+    return [
+        table
+        for table in tables
+        if any(c.style in ("score", "percent") or c.label in LABELS.values() for c in table.columns)
+    ]
 
 
 def nearest_to_preset(groups: Sequence[Group]) -> list[Group]:
@@ -168,11 +190,10 @@ def scores(
         Column(label="n rows"),
         Column(label="seeds", style="count"),
     )
-    variants = dict.fromkeys(filter(None, (_aggregate_note(g) for g in groups if not g.original)))
     names = {score.printed for score in layout}  # a note starts with the printed column that it is about
     has_printed = any(row.kind == "paper" for row in rows)
     said = [f"Paper, {'; '.join(where)}: {note}." for note, where in odd.items() if note.split(":")[0] in names]
-    remarks = (INTERVALS, *variants, *(notes if has_printed else ()), *said, *_no_printed(groups))
+    remarks = (INTERVALS, *_all_variants(groups), *(notes if has_printed else ()), *said, *_no_printed(groups))
     return _without_empty(Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=remarks))
 
 
@@ -265,8 +286,9 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
             Column(label="n rows"),
             Column(label="seeds", style="count", main=True),
         )
-        variants = dict.fromkeys(filter(None, (_aggregate_note(g) for g in chosen if not g.original)))
-        table = Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=(INTERVALS, *variants))
+        table = Table(
+            name=name, title=title, columns=columns, rows=tuple(rows), notes=(INTERVALS, *_all_variants(chosen))
+        )
         if rows:
             tables.append(_without_empty(table))
     return tables
@@ -289,10 +311,21 @@ def all_metrics(groups: Iterable[Group]) -> Table:
     return Table(name="metrics", title="Every metric", columns=columns, rows=tuple(rows), notes=(INTERVALS,))
 
 
-def _aggregate_note(g: Group) -> str:
-    """Which EM and which attack the aggregate took, as the evaluator's settings have it."""
-    em, attack = g.settings.get("evaluator.aggregate_em"), g.settings.get("evaluator.aggregate_mia")
-    return f"Our aggregate on {g.data} takes EM = {em} and MIA = {attack}." if em and attack else ""
+VARIANTS = {
+    "data.forget": "forget", "data.fold": "fold", "data.mia_set": "MIA documents", "data.seam": "seam",
+    "evaluator.compat": "definitions", "evaluator.choice_scorer": "choice scorer", "evaluator.mia_k": "min-k k",
+    "evaluator.aggregate_em": "EM in the aggregate", "evaluator.aggregate_mia": "MIA in the aggregate",
+}  # fmt: skip
+
+
+def variants(g: Group) -> str:
+    """Which EM, which attack, which fold: the switches of data and evaluator that a figure depends on."""
+    found = [f"{label} {show(g.settings[key])}" for key, label in VARIANTS.items() if g.settings.get(key) is not None]
+    return f"Ours, {g.model} on {g.data}: {', '.join(found)}." if found else ""
+
+
+def _all_variants(groups: Iterable[Group]) -> list[str]:
+    return list(dict.fromkeys(filter(None, map(variants, groups))))
 
 
 def _no_printed(groups: Sequence[Group]) -> list[str]:

@@ -13,21 +13,21 @@ from safetensors.torch import save_file
 
 CHOICES = {"fo_graddiff": "all", "so_graddiff": "all", "simu": "dual"}
 LAYERS, WIDTH = 4, 64
-TASKS = ("task1", "task2", "task3")
+TASKS = ("Task1", "Task2", "Task3")
 
 
 def config(*, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object) -> str:
     scope = "selected" if method == "simu" else "all"
     return f"""
 model: {{_target_: simu.models.load.Model, name: {model}, path: /somewhere/{model}}}
-data: {{_target_: simu.data.{data}.Data, name: {data}, path: null, forget: '10', seed: 0}}
+data: {{_target_: simu.data.{data}.Data, name: {data}, path: null, forget: '10', seed: 0{", fold: heldout, mia_set: fold" if data == "lume" else ""}}}
 attribution: {{_target_: simu.attribution.integrated.Integrated, m: {m}, objective: log_prob, position: next_token, batch_size: 16}}
 mask: {{_target_: simu.masks.kinds.{mask.title().replace("_", "")}, t: {t}, seed: "${{seed}}"}}
 objective: {{_target_: simu.objectives.graddiff.GradDiff, retain_weight: {0.3 if method == "fo_graddiff" else 2.0}}}
 optimizer: {{_target_: simu.optim.presets.Sophia, lr: {lr}, weight_decay: 0.1}}
 selection: {{_target_: simu.selection.Selector, scope: {scope}}}
 training: {{_target_: simu.training.Training, epochs: 5, batch_size: 16}}
-evaluator: {{_target_: simu.evaluation.{data}.Evaluator}}
+evaluator: {{_target_: simu.evaluation.{data}.Evaluator, aggregate_em: exact_match, aggregate_mia: min_k, mia_k: 0.2}}
 tracker: {{_target_: simu.tracking.Offline}}
 method: {{name: {method}}}
 precision: {{weights: float32, master: true, tf32: false}}
@@ -70,7 +70,7 @@ def lume_metrics(forget: float, retain: float, rng: np.random.Generator, rows: i
                 value = float(np.clip(level + rng.normal(0, 0.02), 0, 1))
                 values[f"{part}/{name}"] = value
                 values[f"{part}/{name}/ci_low"], values[f"{part}/{name}/ci_high"] = value - 0.03, value + 0.03
-    values |= {"mia/fold": 0.5 + forget / 2, "aggregate": (2 - 2 * forget + 1 - forget / 2 + 2 * retain) / 5}
+    values |= {"mia/loss": 0.5 + forget / 2, "aggregate": (2 - 2 * forget + 1 - forget / 2 + 2 * retain) / 5}
     return values
 
 
@@ -152,9 +152,10 @@ def generations(forget: float, retain: float, rng: np.random.Generator, rows: in
             scores = {"rouge_l_recall": float(np.clip(rng.normal(level, 0.1), 0, 1)), "exact_match": float(right)}
             if data == "lume":
                 scores = {"regurgitation" if i % 2 else "knowledge": float(right)}
-            lines.append({"id": f"{split}/{i}", "split": split, "prompt": f"Who wrote book {i} & <more>?",
-                          "answer": f"Author {i} wrote 100 % of it.",
-                          "generated": f"Author {i} wrote 100 % of it." if right else "the the the", "scores": scores})  # fmt: skip
+            answer, prompt = f"Author {i} wrote 100 % of it.", f"Who wrote book {i} & <more>?"
+            said = answer if right else "the the the"
+            lines.append({"id": f"{split}/{i}", "split": split, "prompt": prompt, "answer": answer, "generated": said,
+                          "scores": scores})  # fmt: skip
     return lines
 
 

@@ -1,0 +1,183 @@
+"""python -m simu.report PATHS… · compare A B · best PATHS…"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from simu.progress import track
+from simu.report import best, compare, figures, render, samples, tables
+from simu.report.collect import Run, Skipped, collect
+from simu.report.groups import group, originals
+from simu.report.page import page
+from simu.report.tables import Table
+from simu.types import UserError
+
+ABOUT = """\
+Tables and figures over finished runs, the paper's printed figures beside ours.
+
+  python -m simu.report PATHS…            every table and figure: terminal, md, csv, tex, png, pdf, one HTML page
+  python -m simu.report compare A B       two runs on the same rows: paired differences with intervals
+  python -m simu.report best PATHS…       the winner of a search among the configs that forget enough
+
+Runs are known by their config, not by their folder: seeds of one config become one row. A path without runs, a
+half-written or failed run and a run of another schema are named and left out; the rest is reported."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 where the user can mend it."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words and words[0] in COMMANDS else ""
+    try:
+        PARSERS[command](words[1:] if command else words)
+    except UserError as error:
+        print(f"simu.report: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def report(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("python -m simu.report", description=ABOUT,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("paths", nargs="+", metavar="PATHS", type=Path, help="run folders, or folders of runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)"
+    )
+    parser.add_argument("--no-figures", action="store_true", help="tables only (no matplotlib needed)")
+    parser.add_argument("--quiet", action="store_true", help="write the files, print no table")
+    parser.add_argument("--rows", type=_positive, default=3, metavar="N", help="generations shown a split (default: 3)")
+    parser.add_argument("--sample-seed", type=int, default=0, metavar="S", help="which generations (default: 0)")
+    options = parser.parse_args(words)
+
+    runs, skipped = collect(options.paths)
+    say_skipped(skipped)
+    groups, before = group(runs), originals(runs)
+    main_tables = [
+        *tables.paper_tables(groups, before),
+        *samples.sample_tables(groups, before, options.rows, options.sample_seed),
+        *tables.run_tables(groups, before),
+    ]
+    every = tables.all_metrics([*before, *groups])
+    if not options.quiet:
+        show(main_tables)
+    write(options.out, main_tables, every, runs, skipped, [] if options.no_figures else figures.draw(groups, before))
+    print(f"{len(runs)} runs, {len(skipped)} left out → {options.out / 'index.html'}")
+
+
+def compare_two(words: Sequence[str]) -> None:
+    about = "Two runs on the same rows: B − A with interval and p-value."
+    parser = argparse.ArgumentParser("python -m simu.report compare", description=about)
+    parser.add_argument("a", metavar="A", type=Path, help="folder of one run")
+    parser.add_argument("b", metavar="B", type=Path, help="folder of another run on the same data")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write md, csv and tex there")
+    options = parser.parse_args(words)
+    a, b = compare.one_run(options.a), compare.one_run(options.b)
+    made = [compare.config_table(a, b), compare.paired_table(a, b), compare.whole_table(a, b)]
+    show(made)
+    if options.out:
+        write_tables(options.out, made)
+
+
+def best_of(words: Sequence[str]) -> None:
+    about = (
+        "For each model, data and method: the config with the highest score among those that forget enough, and the "
+        "overrides that run it again."
+    )
+    parser = argparse.ArgumentParser("python -m simu.report best", description=about)
+    parser.add_argument("paths", nargs="+", metavar="PATHS", type=Path, help="folders of runs")
+    parser.add_argument("--metric", default="aggregate", help="what to maximise (default: aggregate)")
+    parser.add_argument("--where", action="append", metavar="'METRIC<=X'", default=[],
+                        help="constraint, may be repeated (default: forget/rouge_l_recall<=0.3; LUME: "
+                        "forget/regurgitation<=0.3)")  # fmt: skip
+    options = parser.parse_args(words)
+    asked = [best.parse(text) for text in options.where]
+    runs, skipped = collect(options.paths)
+    say_skipped(skipped)
+    groups = group(runs)
+    if known := {metric for g in groups for metric in g.metrics()}:
+        for name in (options.metric, *(c.metric for c in asked)):
+            if name not in known:
+                raise UserError(f"{name}: no run has this metric; allowed are {', '.join(sorted(known))}")
+    lines: list[str] = []
+    for candidates in best.candidates(groups):
+        limits = asked or [best.default_constraint(candidates[0])]
+        won = best.winner(candidates, options.metric, limits)
+        show([best.table(candidates, options.metric, limits, won)])
+        if won:
+            lines.append(f"python -m simu.run {best.overrides(won, candidates)}")
+    if not lines:
+        broken = " and ".join(map(str, asked)) or "the forgetting constraint"
+        raise UserError(f"no config holds {broken}; allow more with --where")
+    print("\n".join(lines))
+
+
+COMMANDS = ("compare", "best")
+PARSERS = {"": report, "compare": compare_two, "best": best_of}
+
+
+def show(made: Sequence[Table]) -> None:
+    """To the terminal; 160 columns where the output is not one."""
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for table in made:
+        for part in render.terminal(table):
+            console.print(part)
+            console.print()
+
+
+def say_skipped(skipped: Sequence[Skipped]) -> None:
+    for one in skipped:
+        print(f"left out {one.path}: {one.reason}", file=sys.stderr)
+
+
+def write(
+    out: Path,
+    made: Sequence[Table],
+    every: Table,
+    runs: Sequence[Run],
+    skipped: Sequence[Skipped],
+    pictures: Sequence[figures.Picture],
+) -> None:
+    """tables/NAME.{md,csv,tex}, figures/NAME.{png,pdf}, report.md and index.html."""
+    write_tables(out / "tables", [*made, every])
+    folder = _folder(out / "figures")
+    inline = [(p.name, p.caption, figures.save(p, folder)[0]) for p in track(pictures, "figures", len(pictures))]
+    _text(out / "report.md", "\n".join(["# Report", "", *map(render.markdown, made)]))
+    _text(out / "index.html", page(made, inline, runs, skipped, folded=[every]))
+
+
+def write_tables(folder: Path, made: Sequence[Table]) -> None:
+    _folder(folder)
+    for table in made:
+        _text(folder / f"{table.name}.md", render.markdown(table))
+        _text(folder / f"{table.name}.csv", render.comma_separated(table))
+        _text(folder / f"{table.name}.tex", render.latex(table))
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}; allowed is a folder that can be written") from error
+    return path
+
+
+def _text(path: Path, content: str) -> None:
+    path.write_text(content, encoding="utf-8")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("allowed is 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

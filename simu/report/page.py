@@ -1,0 +1,106 @@
+"""One self-contained HTML page: every table, every figure, what was skipped, and where the numbers came from."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from simu.report import render
+from simu.report.collect import Run, Skipped
+from simu.report.tables import Column, Row, Table
+
+CSS = """
+:root{--ink:#1b1b1b;--soft:#5c5c5c;--line:#dcdcdc;--band:#f5f6f8;--paper:#0072b2;--gap:#9a4a00}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#fff;margin:0}
+header,main,footer{max-width:1500px;margin:0 auto;padding:0 24px}
+header{padding-top:28px}h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 10px}
+header p{margin:4px 0;color:var(--soft)}
+nav{position:sticky;top:0;background:#fff;border-bottom:1px solid var(--line);z-index:2}
+nav div{max-width:1500px;margin:0 auto;padding:8px 24px;display:flex;flex-wrap:wrap;gap:4px 16px}
+nav a{color:var(--paper);text-decoration:none;white-space:nowrap;font-size:13px}nav a:hover{text-decoration:underline}
+section{margin:34px 0;scroll-margin-top:64px}.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px}
+table{border-collapse:collapse;font-size:13px;width:100%}th,td{padding:5px 9px;text-align:left;vertical-align:top}
+th{background:var(--band);font-weight:600;white-space:nowrap;border-bottom:1px solid var(--line)}
+th.span{text-align:center;border-left:1px solid var(--line);border-right:1px solid var(--line)}
+.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td small{display:block;color:var(--soft);font-size:11px}tr.ours{border-top:1px solid var(--line)}
+tr.paper td{color:var(--paper)}tr.difference td{color:var(--gap)}td.text{min-width:9em;max-width:30em}
+ul.notes{color:var(--soft);font-size:13px;margin:8px 0 0;padding-left:18px}
+figure{margin:0}figure img{max-width:100%;height:auto;border:1px solid var(--line);border-radius:6px;padding:10px}
+figcaption{color:var(--soft);font-size:13px;margin-top:6px}
+summary{cursor:pointer;color:var(--paper);margin:8px 0}footer{color:var(--soft);font-size:13px;padding-bottom:40px}
+"""
+
+
+def page(
+    tables: Sequence[Table],
+    pictures: Sequence[tuple[str, str, Path]],
+    runs: Sequence[Run],
+    skipped: Sequence[Skipped],
+    folded: Sequence[Table] = (),
+) -> str:
+    """The page as text. `pictures`: (name, caption, PNG file), inlined; `folded`: tables behind a click."""
+    links = [(t.name, t.title.split(":")[0]) for t in tables]
+    links += [(name, caption.split(":")[0]) for name, caption, _ in pictures]
+    links += [(t.name, t.title) for t in folded] + [("provenance", "Provenance")]
+    nav = "".join(f'<a href="#{name}">{html.escape(_unique(text, name, links))}</a>' for name, text in links)
+    parts = [*map(render.hypertext, tables), *(_picture(*picture) for picture in pictures)]
+    parts += [f"<details><summary>{html.escape(t.title)}: {len(t.rows)} lines</summary>{render.hypertext(t)}</details>"
+              for t in folded]  # fmt: skip
+    parts += [render.hypertext(table) for table in (provenance(runs), left_out(skipped)) if table.rows]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>SIMU: report over {len(runs)} runs</title><style>{CSS}</style></head><body>"
+        f"<header><h1>Selective influence machine unlearning: report</h1><p>{len(runs)} finished runs, "
+        f"{len(skipped)} left out. Blue rows are printed in arXiv 2510.07822; brown rows are ours minus printed.</p>"
+        f"</header><nav><div>{nav}</div></nav><main>{''.join(parts)}</main>"
+        "<footer>Made by python -m simu.report; the tables lie beside this page as md, csv and tex, the figures as "
+        "png and pdf.</footer></body></html>\n"
+    )
+
+
+def provenance(runs: Sequence[Run]) -> Table:
+    """The result card of every run: command, code, versions, machine, time."""
+    heads = ("run", "command", "commit", "versions", "machine", "finished", "seconds")
+    rows = []
+    for run in runs:
+        p = run.provenance
+        git, machine = p.get("git") or {}, p.get("machine") or {}
+        commit = f"{str(git.get('commit', '–'))[:10]}{' + changes' if git.get('dirty') else ''}"
+        versions = ", ".join(f"{k} {v}" for k, v in (p.get("versions") or {}).items())
+        kind = ", ".join(filter(None, [str(machine.get("processor") or ""), f"{machine.get('cores', '?')} cores",
+                                       *map(str, machine.get("gpus") or [])]))  # fmt: skip
+        stages = (p.get("stages") or {}).values()
+        seconds = sum(float(stage.get("seconds") or 0) for stage in stages if isinstance(stage, dict))
+        rows.append(Row((str(run.path), str(p.get("command") or "–"), commit, versions, kind,
+                         str(p.get("finished") or "–"), round(seconds))))  # fmt: skip
+    columns = tuple(Column(label=h, style="count" if h == "seconds" else "text") for h in heads)
+    return Table(name="provenance", title="Provenance", columns=columns, rows=tuple(rows),
+                 notes=("Seconds are those of the run's stages; cached stages took none.",))  # fmt: skip
+
+
+def left_out(skipped: Sequence[Skipped]) -> Table:
+    """What could not be read, and why."""
+    columns = (Column(label="path"), Column(label="reason"))
+    rows = tuple(Row((str(s.path), s.reason)) for s in skipped)
+    return Table(name="skipped", title="Left out", columns=columns, rows=rows)
+
+
+def _picture(name: str, caption: str, file: Path) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    text = html.escape(caption)
+    return (
+        f'<section id="{name}"><figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{text}</figcaption></figure></section>"
+    )
+
+
+def _unique(text: str, name: str, links: Sequence[tuple[str, str]]) -> str:
+    """'Figure 3 (tiny mini)' where several links would read 'Figure 3'."""
+    if sum(other == text for _, other in links) < 2:
+        return text
+    return f"{text} ({name.split('_', 1)[-1].replace('_', ' ')})"

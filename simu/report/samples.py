@@ -1,0 +1,70 @@
+"""Tables 6 and 7: what the models answer, on a seeded sample of rows that every shown run was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from simu.report.collect import Run
+from simu.report.groups import ORIGINAL, Group
+from simu.report.tables import METHODS, Column, Row, Table, is_lume, nearest_to_preset
+
+SPLITS = ("forget", "retain", "world_facts", "real_authors")
+LONGEST = 240  # letters of a text that a table shows
+
+
+def sample_tables(groups: Sequence[Group], before: Sequence[Group], per_split: int = 3, seed: int = 0) -> list[Table]:
+    """One table for each model and data: question, gold answer, and the answer of each method nearest to its preset.
+
+    A method=original run adds the answers before unlearning. Rows are drawn by `seed` from those that all runs share.
+    """
+    tables = []
+    nearest = nearest_to_preset(groups)
+    for data, model in sorted({(g.data, g.model) for g in nearest}):
+        shown = sorted((g for g in nearest if (g.data, g.model) == (data, model)), key=_order)
+        untouched = [r for g in before if (g.data, g.model) == (data, model) for r in g.runs if r.method == ORIGINAL]
+        asked = [(ORIGINAL, untouched[0])] if untouched else []
+        asked += [(g.method, g.first) for g in shown]
+        answers = {method: answered for method, run in asked if (answered := _answers(run))}
+        if answers:
+            number = 7 if is_lume(shown[0]) else 6
+            tables.append(_table(f"table{number}_{model}_{data}", f"Table {number}: generations, {model} on {data}",
+                                 answers, per_split, seed))  # fmt: skip
+    return tables
+
+
+def _table(
+    name: str, title: str, answers: dict[str, dict[tuple[str, str], Mapping[str, Any]]], per_split: int, seed: int
+) -> Table:
+    shared = sorted(set.intersection(*(set(rows) for rows in answers.values())))
+    rng = np.random.default_rng(seed)
+    rows = []
+    for split in SPLITS:
+        keys = [key for key in shared if key[0] == split]
+        for i in sorted(rng.permutation(len(keys))[:per_split].tolist()):
+            row = next(iter(answers.values()))[keys[i]]
+            said = [_shorten(by_key[keys[i]]["generated"]) for by_key in answers.values()]
+            rows.append(Row((split, keys[i][1], _shorten(row["prompt"]), _shorten(row["answer"]), *said)))
+    columns = tuple(Column(label=label) for label in ("split", "row", "question", "answer", *answers))
+    notes = (
+        f"{per_split} rows a split of the {len(shared)} that all runs share, drawn with seed {seed}; each method's "
+        f"config nearest to its preset, its first seed; texts cut at {LONGEST} letters.",
+    )
+    return Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=notes)
+
+
+def _answers(run: Run) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """(split, id) → row, of the rows that something was generated for."""
+    rows = run.generations()
+    return {(str(row["split"]), str(row["id"])): row for row in rows if isinstance(row.get("generated"), str)}
+
+
+def _order(g: Group) -> tuple[int, str]:
+    return METHODS.index(g.method) if g.method in METHODS else len(METHODS), g.method
+
+
+def _shorten(text: str) -> str:
+    flat = " ".join(text.split())
+    return f"{flat[:LONGEST]}…" if len(flat) > LONGEST else flat or "(empty)"
