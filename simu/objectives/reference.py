@@ -11,6 +11,7 @@ import copy
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,17 @@ class Reference:
 
 
 def untouched_head(model: nn.Module) -> nn.Module:
-    """The model's own output head where it is frozen, a copy (V × D numbers) where it trains."""
+    """The model's own output head where it is frozen; a bare copy (V × D numbers, no hooks) where it trains."""
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     if not any(p.requires_grad for p in head.parameters()):
         return head
-    return copy.deepcopy(head).requires_grad_(False)
+    bare = copy.copy(head)
+    bare._parameters = {n: None if p is None else frozen_copy(p) for n, p in head._parameters.items()}
+    return bare
+
+
+def frozen_copy(parameter: nn.Parameter) -> nn.Parameter:
+    """Whole, also of a sharded one."""
+    tensor = parameter.detach()
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+    return nn.Parameter(whole, requires_grad=False)

@@ -1,0 +1,101 @@
+"""Settings that must not matter: how a batch is portioned, the order of its rows, which side the padding is on."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from simu.data.batching import Encoded, collate
+from simu.gradients import Place, Side, backward
+from simu.objectives.dpo import DPO
+from simu.objectives.graddiff import GradDiff
+from simu.objectives.kl import GradDiffKL
+from simu.objectives.logprobs import token_log_probs
+from simu.objectives.npo import NPO
+from simu.objectives.rmu import RMU
+from simu.training import Training, draw, train
+
+
+def rows(n: int, seed: int) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return tuple(torch.randint(1, 97, (length,), generator=generator).tolist())
+
+    return [Encoded(ids(2, 6), ids(1, 9)) for _ in range(n)]
+
+
+FORGET, RETAIN, REFUSALS = rows(16, 1), rows(24, 2), rows(16, 3)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [GradDiff(retain_weight=0.5), GradDiffKL(retain_weight=0.5), NPO(retain_weight=0.5), DPO(retain_weight=0.5),
+     RMU(retain_weight=0.5)],
+    ids=lambda o: type(o).__name__,
+)  # fmt: skip
+def test_batch_1_times_8_equals_batch_8_times_1(tiny_llama, objective):
+    """Rows of unequal length: a mean of micro-batch means would differ."""
+    results = []
+    for micro in (8, 3, 1):
+        model = copy.deepcopy(tiny_llama)
+        settings = Training(epochs=2, batch_size=8, micro_batch_size=micro)
+        result = train(model, model, torch.optim.AdamW(model.parameters(), lr=1e-3), objective, FORGET, RETAIN,
+                       alternatives=REFUSALS, settings=settings, pad_id=0)  # fmt: skip
+        results.append((result.records, list(model.parameters())))
+    for records, parameters in results[1:]:
+        for name in ("forget_loss", "retain_loss", "grad_norm"):
+            expected = pytest.approx([r[name] for r in results[0][0]], rel=1e-8, abs=1e-10)
+            assert [r[name] for r in records] == expected
+        for a, b in zip(parameters, results[0][1], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
+    assert results[0][0][0] != results[0][0][-1]
+
+
+def gradient(model, indices: list[int]) -> list[torch.Tensor]:
+    model.zero_grad()
+    objective = GradDiff(retain_weight=1.0)
+    backward(model, Side([(r,) for r in FORGET], objective.forget, "token", 1.0), indices, 3, 0, Place())
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def test_order_of_the_rows_in_a_batch(tiny_llama):
+    for a, b in zip(gradient(tiny_llama, [0, 1, 2, 3, 4]), gradient(tiny_llama, [3, 0, 4, 2, 1]), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
+def test_side_of_the_padding(tiny_llama):
+    right = collate(FORGET[:5], 0)
+    left = {name: tensor.clone() for name, tensor in right.items()}
+    for i, n in enumerate(right["attention_mask"].sum(1).tolist()):
+        for name, tensor in right.items():
+            left[name][i] = torch.cat([tensor[i, n:], tensor[i, :n]])
+    assert not torch.equal(left["input_ids"], right["input_ids"])
+    tiny_llama.set_attn_implementation("sdpa")  # eager gives NaN to a query that sees nothing
+    # rotary positions are relative, so rows that start further right are the same rows
+    values = [token_log_probs(tiny_llama, batch)[0] for batch in (left, right)]
+    torch.testing.assert_close(*values, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("micro", [None, 1, 2])
+def test_shares_of_the_processes_make_up_the_batch(world, micro):
+    side = Side([(r,) for r in FORGET], GradDiff(retain_weight=1.0).forget, "token", 1.0)
+    step = draw(len(FORGET), len(RETAIN), Training(epochs=1, batch_size=7), seed=5)[1]  # no word of processes there
+    shares = [list(side.shares(step.indices[0], micro, Place(rank, world))) for rank in range(world)]
+    assert sorted(i for share in shares for batch in share for i in batch) == sorted(step.indices[0])
+    assert len({len(share) for share in shares}) == 1  # as many passes everywhere
+    assert max(len(batch) for share in shares for batch in share) <= (micro or 7)
+
+
+def test_every_forget_row_comes_once_an_epoch():
+    steps = draw(16, 24, Training(epochs=3, batch_size=7), seed=5)
+    assert [s.ends_epoch for s in steps] == [False, False, True] * 3
+    for epoch in (1, 2, 3):
+        assert sorted(i for s in steps if s.epoch == epoch for i in s.indices[0]) == list(range(16))
+    assert all(len(s.indices[0]) == len(s.indices[1]) for s in steps)
+    assert steps == draw(16, 24, Training(epochs=3, batch_size=7), seed=5)
+    assert steps != draw(16, 24, Training(epochs=3, batch_size=7), seed=6)

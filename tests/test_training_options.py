@@ -1,0 +1,182 @@
+"""Any objective with any optimizer and any selection: trains what is selected, nothing else, and can be resumed."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from simu.config import build
+from simu.data.batching import Encoded
+from simu.training import Training, train
+
+CONF = Path(__file__).parents[1] / "conf"
+OBJECTIVES = sorted(p.stem for p in (CONF / "objective").glob("*.yaml"))
+OPTIMIZERS = sorted(p.stem for p in (CONF / "optimizer").glob("*.yaml"))
+MASKS = {
+    "none": torch.zeros(3, 16, dtype=torch.bool),
+    "some": torch.arange(48).view(3, 16) % 5 == 0,
+    "soft": (torch.arange(48).view(3, 16) % 4) / 3,
+    "all": torch.ones(3, 16, dtype=torch.bool),
+}
+
+
+def option(slot: str, name: str, **changes: object):
+    return build({**yaml.safe_load((CONF / slot / f"{name}.yaml").read_text()), **changes}, slot)
+
+
+def rows(n: int, seed: int) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return tuple(torch.randint(1, 97, (length,), generator=generator).tolist())
+
+    return [Encoded(ids(2, 6), ids(1, 9)) for _ in range(n)]
+
+
+FORGET, RETAIN, REFUSALS = rows(8, 1), rows(12, 2), rows(8, 3)
+
+
+def fresh(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)  # fmt: skip
+    return LlamaForCausalLM(config).to(dtype)
+
+
+class Killed(Exception):
+    pass
+
+
+def unlearn(objective, optimizer, selection, mask, *, dtype=torch.float32, checkpoint=None, die_at=0):
+    model = fresh(dtype)
+    chosen = selection(model, mask, master=True)
+    built = optimizer(chosen.named_parameters())
+
+    def on_step(record):
+        if record["step"] == die_at:
+            raise Killed
+
+    settings = Training(epochs=1, batch_size=2, micro_batch_size=1, checkpoint_every=2, warmup=0.0)
+    result = train(model, chosen, built, objective, FORGET, RETAIN, alternatives=REFUSALS, settings=settings, pad_id=0,
+                   checkpoint=checkpoint, on_step=on_step)  # fmt: skip
+    chosen.merge()
+    return model, result
+
+
+TABLE = (
+    [(o, p, "selected", "some") for o in OBJECTIVES for p in ("adamw", "sophia")]
+    + [("graddiff", p, "selected", "some") for p in OPTIMIZERS if p not in ("adamw", "sophia")]
+    + [("npo", "sophia", "selected", m) for m in ("none", "soft", "all")]
+    + [(o, "sophia", s, "some") for o in ("graddiff", "kl") for s in ("all", "lora")]
+)
+
+
+@pytest.mark.parametrize(("objective", "optimizer", "selection", "mask"), TABLE, ids="-".join)
+def test_every_option_trains_what_is_selected_and_resumes(objective, optimizer, selection, mask, tmp_path):
+    options = (option("objective", objective), option("optimizer", optimizer, lr=1e-3), option("selection", selection))
+    model, result = unlearn(*options, MASKS[mask])
+    assert result.steps == 4
+    assert all(math.isfinite(r["forget_loss"]) and math.isfinite(r["grad_norm"]) for r in result.records)
+    assert all(r["grad_norm"] > 0 for r in result.records)
+    clipped = [r["clipped_fraction"] for r in result.records]
+    assert all(c is None for c in clipped) if optimizer == "adamw" else all(0 <= c <= 1 for c in clipped)
+
+    before, after = fresh().state_dict(), model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    if selection != "all":
+        for name in changed:
+            assert "self_attn" in name or "mlp.down_proj" in name
+        for layer in range(3):
+            name = f"model.layers.{layer}.mlp.down_proj.weight"
+            kept = MASKS[mask][layer] == 0
+            assert torch.equal(before[name][kept], after[name][kept])
+            if objective != "rmu" and selection == "selected":  # RMU reaches the lower layers alone
+                assert (before[name] != after[name]).any(1).tolist() == (~kept).tolist()
+
+    path = tmp_path / "training.pt"
+    with pytest.raises(Killed):
+        unlearn(*options, MASKS[mask], checkpoint=path, die_at=3)
+    resumed, again = unlearn(*options, MASKS[mask], checkpoint=path)
+    assert all(torch.equal(after[name], value) for name, value in resumed.state_dict().items())
+    drop = {"tokens_per_s"}
+    assert [{k: v for k, v in r.items() if k not in drop} for r in again.records] == [
+        {k: v for k, v in r.items() if k not in drop} for r in result.records
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sophia"])
+def test_bf16_weights_with_float32_masters_resume_to_the_same_bytes(optimizer, tmp_path):
+    """A step far below bf16's resolution must not be lost over a restart."""
+    options = (
+        option("objective", "graddiff"),
+        option("optimizer", optimizer, lr=3e-5),
+        option("selection", "selected"),
+    )
+    whole, _ = unlearn(*options, MASKS["some"], dtype=torch.bfloat16)
+    path = tmp_path / "training.pt"
+    with pytest.raises(Killed):
+        unlearn(*options, MASKS["some"], dtype=torch.bfloat16, checkpoint=path, die_at=4)
+    state = torch.load(path, weights_only=True)
+    assert {t.dtype for t in state["selection"].values()} == {torch.float32}
+    resumed, _ = unlearn(*options, MASKS["some"], dtype=torch.bfloat16, checkpoint=path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_reference_values_are_read_from_the_file_after_a_restart(tmp_path, monkeypatch):
+    """Computed once: the second life must not ask the (by then trained) model."""
+    options = (option("objective", "npo"), option("optimizer", "sophia", lr=1e-3), option("selection", "selected"))
+    with pytest.raises(Killed):
+        unlearn(*options, MASKS["some"], checkpoint=tmp_path / "training.pt", die_at=3)
+    assert (tmp_path / "training.forget-reference.pt").exists()
+    monkeypatch.setattr(type(options[0]), "remember", None)
+    unlearn(*options, MASKS["some"], checkpoint=tmp_path / "training.pt")
+
+
+@pytest.mark.parametrize("objective", ["graddiff", "rmu", "kl"])
+def test_activation_checkpointing_changes_nothing(objective):
+    results = []
+    for recompute in (False, True):
+        model = fresh().double()
+        chosen = option("selection", "selected")(model, MASKS["some"])
+        settings = Training(epochs=1, batch_size=4, activation_checkpointing=recompute)
+        train(model, chosen, option("optimizer", "adamw", lr=1e-3)(chosen.named_parameters()),
+              option("objective", objective), FORGET, RETAIN, settings=settings, pad_id=0)  # fmt: skip
+        results.append(chosen.state_dict())
+        assert not model.is_activation_checkpointing
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=0, atol=1e-12)
+
+
+def test_an_objective_that_reads_alternatives_asks_for_them():
+    model = fresh()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="alternative"):
+        train(model, model, optimizer, option("objective", "dpo"), FORGET, RETAIN, pad_id=0,
+              settings=Training(epochs=1, batch_size=2))  # fmt: skip
+
+
+def test_sophia_g_is_given_labels_of_its_own_and_the_step_is_as_without():
+    """hessian_interval=2 over 4 steps: H moves at steps 1 and 3 only; the sampled pass leaves no gradient behind."""
+    options = {"hessian_interval": 2, "lr": 1e-3}
+    model = fresh()
+    chosen = option("selection", "selected")(model, MASKS["some"])
+    optimizer = option("optimizer", "sophia_g", **options)(chosen.named_parameters())
+    seen = []
+
+    def on_step(record):
+        seen.append([copy.deepcopy(optimizer.state[p]["hessian"]) for p in chosen.parameters()])
+
+    train(model, chosen, optimizer, option("objective", "graddiff"), FORGET, RETAIN, pad_id=0, on_step=on_step,
+          settings=Training(epochs=1, batch_size=2))  # fmt: skip
+    equal = [all(torch.equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in itertools.pairwise(seen)]
+    assert equal == [True, False, True]
+    assert all(h.min() >= 0 and h.max() > 0 for h in seen[0])
