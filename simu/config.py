@@ -75,6 +75,7 @@ class RunConfig:
     stages: tuple[str, ...]
     cache_dir: str
     save_model: bool
+    retain_reference: bool
     dry_run: bool
 
     def __post_init__(self) -> None:

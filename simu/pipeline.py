@@ -1,47 +1,23 @@
-"""A run: target model → attribution → mask → unlearning → evaluation.
+"""A run: target model → attribution → mask → unlearning → evaluation. This page is the table of contents.
 
-`run` is the table of contents. Each stage of `Pipeline` says in `inputs` what its result is a function of; the cache
-keeps it under the digest of that, so sweeps share all common work and a killed run goes on where it was.
+What each stage does and depends on is in `simu.stages`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from simu import provenance
-from simu.cache import CHECKPOINT, Cache, Entry, digest, write_atomic, write_json
+from simu.cache import digest, write_json
 from simu.config import RunConfig
-from simu.data import digest as digest_rows
-from simu.data.batching import Encoded, collate, encode_examples
-from simu.evaluation.likelihood import score
-from simu.models.anatomy import anatomy
-from simu.models.load import load_folder, save_folder, texts_of
-from simu.objectives.finetune import Finetune
 from simu.report.summary import print_summary
-from simu.selection import apply_tensors, select_parameters
-from simu.tracking import Run
-from simu.training import Training, train
-from simu.types import Evaluation, Example, Splits, Template, UserError
+from simu.stages import Stages
 
 log = logging.getLogger("simu")
-
-VERSION = 1
-"""Raised when a stage's result changes for equal inputs, so that older cache entries are not taken."""
-
-Records = list[dict[str, Any]]
 
 
 def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[str],
@@ -52,27 +28,28 @@ def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[st
     """
     record = provenance.describe(config, digest(config), overrides)
     write_json(folder / "provenance.json", record)
-    pipeline = Pipeline(cfg, folder, cfg.tracker.open(folder, config, _labels(cfg, labels)))
+    stages = Stages(cfg, folder, cfg.tracker.open(folder, config, _labels(cfg, labels)))
     metrics: dict[str, float] = {}
 
     if "target" in cfg.stages:
-        pipeline.say_target()
+        stages.say_target()
     if "evaluation" in cfg.stages:
-        metrics |= {f"original/{name}": value for name, value in pipeline.original.metrics.items()}
+        metrics |= {f"original/{name}": value for name, value in stages.original.metrics.items()}
     if "attribution" in cfg.stages:
-        pipeline.save_scores()
+        stages.save_scores()
     if "mask" in cfg.stages:
-        pipeline.save_mask()
+        stages.save_mask()
     if "unlearning" in cfg.stages:
-        pipeline.save_training()
+        stages.save_training()
     if "evaluation" in cfg.stages:
-        metrics |= pipeline.unlearned.metrics
-        pipeline.save_evaluation(metrics)
+        metrics |= stages.unlearned.metrics
+        stages.save_evaluation(metrics)
+        print_summary(metrics, cfg.method.name)
     if cfg.save_model:
-        pipeline.save_model()
+        stages.save_model()
 
-    pipeline.tracker.finish()
-    record |= {"status": "completed", "finished": provenance.now(), "stages": pipeline.stages, "mask": pipeline.counts}
+    stages.tracker.finish()
+    record |= {"status": "completed", "finished": provenance.now(), "stages": stages.done, "mask": stages.counts}
     write_json(folder / "provenance.json", record)
     log.info("run folder: %s", folder)
     return metrics.get("aggregate")
@@ -91,308 +68,3 @@ def _labels(cfg: RunConfig, labels: Mapping[str, str]) -> dict[str, str]:
     return {"group": group, "job_type": "run" if "evaluation" in cfg.stages else cfg.stages[-1],
             "name": f"{cfg.model.name}-{cfg.data.name}-{cfg.method.name}-{cfg.seed}", "method": cfg.method.name,
             "data": cfg.data.name, "model": cfg.model.name, "seed": str(cfg.seed)}  # fmt: skip
-
-
-@dataclass
-class Pipeline:
-    """The stages of one run. Each is computed when first asked for, and asks for those before it."""
-
-    cfg: RunConfig
-    folder: Path
-    tracker: Run
-    stages: dict[str, Any] = field(default_factory=dict)
-    """Of each stage done: digest, seconds, cached. For provenance.json."""
-    counts: dict[str, Any] | None = None
-    """Of the mask: neurons in all, selected, by layer."""
-
-    # ---- what every stage reads
-
-    @cached_property
-    def splits(self) -> Splits:
-        splits: Splits = self.cfg.data()
-        for name, rows in (("forget", splits.forget), ("retain", splits.retain)):
-            if not rows:
-                raise UserError(f"data={self.cfg.data.name}: the {name} set is empty; allowed is at least one row")
-        return splits
-
-    @property
-    def template(self) -> Template:
-        return self.splits.template or self.cfg.model.template
-
-    @cached_property
-    def device(self) -> torch.device:
-        torch.backends.cuda.matmul.allow_tf32 = self.cfg.precision.tf32
-        return self.cfg.torch_device()
-
-    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[Encoded]:
-        return encode_examples(tokenizer, self.template, rows, self.cfg.model.max_length)
-
-    def stage(self, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None], label: str = "") -> Entry:
-        """The cache's entry, said in a line on the terminal and noted for provenance.json."""
-        common = {"version": VERSION, "precision": asdict(self.cfg.precision), "device": self.device.type}
-        entry = Cache(Path(self.cfg.cache_dir)).stage(name, common | dict(inputs), compute)
-        label = label or name
-        how = f"from the cache ({entry.digest})" if entry.cached else f"{entry.seconds:.1f} s"
-        log.info("%-24s %s", label, how)
-        self.stages[label] = {"digest": entry.digest, "seconds": round(entry.seconds, 3), "cached": entry.cached}
-        return entry
-
-    # ---- target: a model that has memorised forget and retain rows
-
-    def target_rows(self, retain_only: bool = False) -> list[Example]:
-        """What a target is taught; a model without pre-training also learns the background rows."""
-        background = self.splits.background if self.cfg.model.published(self.cfg.data.name) is None else ()
-        return [*(() if retain_only else self.splits.forget), *self.splits.retain, *background]
-
-    def fine_tuned(self, retain_only: bool = False) -> Entry:
-        """A target taught here: the model's base, fine-tuned until it has memorised its rows."""
-        rows = self.target_rows(retain_only)
-        inputs = {"model": self.cfg.model.identity(self.cfg.data.name), "target": asdict(self.cfg.model.target),
-                  "template": asdict(self.template), "max_length": self.cfg.model.max_length,
-                  "rows": digest_rows(rows), "vocabulary": digest_rows(self.target_rows()),
-                  "seed": self.cfg.seed}  # fmt: skip
-        label = "target (retain only)" if retain_only else "target"
-        return self.stage("target", inputs, lambda folder: self._fine_tune(folder, rows), label)
-
-    def _fine_tune(self, folder: Path, rows: list[Example]) -> None:
-        settings = self.cfg.model.target
-        texts = texts_of([(e.prompt, e.answer) for e in self.target_rows()], self.template)
-        model, tokenizer = self.cfg.model.load(self.cfg.data.name, texts, self.cfg.seed, self.cfg.precision.dtype)
-        model.to(self.device)
-        encoded = self.encode(tokenizer, rows)
-        shares: list[float] = []
-
-        def memorised(epoch: int) -> bool:
-            if epoch % settings.check_every:
-                return False
-            scores = score(model, tokenizer, encoded, max_batch_tokens=16384)
-            shares.append(sum(bool(s.hit.all()) for s in scores) / len(scores))
-            return shares[-1] >= settings.memorised
-
-        loop = Training(epochs=settings.max_epochs, batch_size=settings.batch_size, schedule="constant", warmup=0.01)
-        selection = select_parameters(model, None, scope="all", master=self.cfg.precision.master)
-        optimizer = torch.optim.AdamW(selection.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-        result = train(model, selection, optimizer, Finetune(), encoded, settings=loop, pad_id=_pad(tokenizer),
-                       seed=self.cfg.seed, checkpoint=folder / CHECKPOINT / "training.pt", stop=memorised,
-                       label="target: fine-tuning")  # fmt: skip
-        selection.merge()
-        if not result.stopped:
-            log.warning("target: %.1f %% of rows memorised after model.target.max_epochs=%d, not the %.1f %% asked for",
-                        100 * (shares or [0.0])[-1], settings.max_epochs, 100 * settings.memorised)  # fmt: skip
-        save_folder(model, tokenizer, folder / "model")
-        write_json(folder / "target.json", {"rows": len(rows), "steps": result.steps, "memorised": shares})
-
-    @cached_property
-    def target(self) -> dict[str, Any]:
-        """What identifies the target's weights."""
-        if self.cfg.model.published(self.cfg.data.name) is not None:
-            return {"published": self.cfg.model.identity(self.cfg.data.name)}
-        return {"fine_tuned": self.fine_tuned().digest}
-
-    def say_target(self) -> None:
-        if "published" in self.target:
-            log.info("%-24s %s, as published", "target", self.cfg.model.source(self.cfg.data.name))
-
-    def load_target(self, retain_only: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """A fresh copy of the target, on the device."""
-        if "published" in self.target and not retain_only:
-            model, tokenizer = self.cfg.model.load(self.cfg.data.name, (), self.cfg.seed, self.cfg.precision.dtype)
-        else:
-            model, tokenizer = load_folder(self.fine_tuned(retain_only).folder / "model", self.cfg.precision.dtype)
-        return model.to(self.device), tokenizer
-
-    # ---- attribution: how much each neuron supports the forgotten (and the retained) answers
-
-    def attribution_rows(self, side: str) -> list[Example]:
-        """The forget set, or a seeded sample of the retain set of the same size (SPEC §3)."""
-        if side == "forget":
-            return list(self.splits.forget)
-        generator = torch.Generator().manual_seed(self.cfg.seed)
-        order = torch.randperm(len(self.splits.retain), generator=generator)
-        return [self.splits.retain[i] for i in order[: len(self.splits.forget)].tolist()]
-
-    @cached_property
-    def scores(self) -> dict[str, Tensor]:
-        """float32 [L, D] for each side that the mask reads."""
-        return {side: self._attribution(side) for side in sorted(self.cfg.mask.needs)}
-
-    def _attribution(self, side: str) -> Tensor:
-        rows = self.attribution_rows(side)
-        inputs = {"target": self.target, "attribution": _fields(self.cfg.attribution), "rows": digest_rows(rows),
-                  "template": asdict(self.template), "max_length": self.cfg.model.max_length}  # fmt: skip
-
-        def compute(folder: Path) -> None:
-            model, tokenizer = self.load_target()
-            encoded = sorted(self.encode(tokenizer, rows), key=len, reverse=True)
-            size = self.cfg.attribution.batch_size
-            batches = [collate(encoded[i : i + size], _pad(tokenizer), self.device)
-                       for i in range(0, len(encoded), size)]  # fmt: skip
-            scores = self.cfg.attribution(model, batches, checkpoint=folder / CHECKPOINT)
-            save_file({side: scores.cpu().contiguous()}, folder / "attribution.safetensors")
-
-        entry = self.stage("attribution", inputs, compute, f"attribution ({side})")
-        return load_file(entry.folder / "attribution.safetensors")[side]
-
-    def save_scores(self) -> None:
-        if self.scores:
-            _save_tensors(self.scores, self.folder / "attribution.safetensors")
-            for side, scores in self.scores.items():
-                self.tracker.heatmap(f"attribution/{side}", scores)
-
-    # ---- mask: which neurons train
-
-    @cached_property
-    def mask(self) -> Tensor | None:
-        """bool or float [L, D]; None where every parameter trains."""
-        if not self.cfg.selection.reads_mask:
-            return None
-        sides = self.scores
-        shape = next(iter(sides.values())).shape if sides else self._shape()
-        n = len(self.attribution_rows("forget"))
-        mask: Tensor = self.cfg.mask(sides.get("forget"), sides.get("retain"), tuple(shape), counts=(n, n))
-        return mask
-
-    def _shape(self) -> tuple[int, int]:
-        model, _ = self.load_target()
-        parts = anatomy(model)
-        return parts.n_layers, parts.d_model
-
-    def save_mask(self) -> None:
-        if self.mask is None:
-            return
-        chosen = (self.mask > 0).sum(dim=1).tolist()
-        self.counts = {"total": self.mask.numel(), "selected": sum(chosen), "per_layer": chosen}
-        share = 100 * sum(chosen) / self.mask.numel()
-        log.info("%-24s %s: %d of %d neurons (%.1f %%), by layer %s", "mask", type(self.cfg.mask).__name__.lower(),
-                 sum(chosen), self.mask.numel(), share, chosen)  # fmt: skip
-        _save_tensors({"mask": self.mask}, self.folder / "mask.safetensors")
-        self.tracker.heatmap("mask", self.mask)
-
-    # ---- unlearning: objective × optimizer × selection
-
-    @cached_property
-    def unlearning(self) -> Entry | None:
-        """weights.safetensors (every tensor that changed) and train_log.jsonl; None where no step is taken."""
-        if not self.cfg.training.epochs:
-            return None
-        cfg = self.cfg
-        inputs = {"target": self.target, "mask": _tensor_digest(self.mask), "objective": _fields(cfg.objective),
-                  "optimizer": _fields(cfg.optimizer), "selection": _fields(cfg.selection),
-                  "training": _fields(cfg.training), "forget": digest_rows(self.splits.forget),
-                  "retain": digest_rows(self.splits.retain), "template": asdict(self.template),
-                  "max_length": cfg.model.max_length, "seed": cfg.seed}  # fmt: skip
-        return self.stage("unlearning", inputs, self._unlearn, f"unlearning ({cfg.method.name})")
-
-    def _unlearn(self, folder: Path) -> None:
-        cfg = self.cfg
-        model, tokenizer = self.load_target()
-        selection = cfg.selection(model, self.mask, master=cfg.precision.master)
-        optimizer = cfg.optimizer(selection.named_parameters())
-        steps = StepLog(folder / "train_log.jsonl", self.tracker)
-        train(model, selection, optimizer, cfg.objective, self.encode(tokenizer, self.splits.forget),
-              self.encode(tokenizer, self.splits.retain), settings=cfg.training, pad_id=_pad(tokenizer), seed=cfg.seed,
-              on_step=steps, checkpoint=folder / CHECKPOINT / "training.pt")  # fmt: skip
-        selection.merge()
-        save_file(selection.trained_tensors(), folder / "weights.safetensors")
-
-    def save_training(self) -> None:
-        if (entry := self.unlearning) is not None:
-            shutil.copyfile(entry.folder / "train_log.jsonl", self.folder / "train_log.jsonl")
-            if entry.cached:
-                for line in (entry.folder / "train_log.jsonl").read_text().splitlines():
-                    StepLog.send(self.tracker, json.loads(line))
-
-    def load_unlearned(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The target with the tensors that unlearning changed: a plain model."""
-        model, tokenizer = self.load_target()
-        if self.unlearning is not None:
-            apply_tensors(model, load_file(self.unlearning.folder / "weights.safetensors"))
-        return model, tokenizer
-
-    def save_model(self) -> None:
-        model, tokenizer = self.load_unlearned()
-        temporary = self.folder / ".model.tmp"
-        save_folder(model, tokenizer, temporary)
-        shutil.rmtree(self.folder / "model", ignore_errors=True)
-        temporary.rename(self.folder / "model")
-
-    # ---- evaluation: before and after
-
-    @cached_property
-    def original(self) -> Evaluation:
-        return self._evaluate(None, "evaluation (original)")
-
-    @cached_property
-    def unlearned(self) -> Evaluation:
-        if self.unlearning is None:
-            return self.original
-        return self._evaluate(self.unlearning, f"evaluation ({self.cfg.method.name})")
-
-    def _evaluate(self, weights: Entry | None, label: str) -> Evaluation:
-        rows = {name: digest_rows(examples) for name, examples in self.splits.evaluation.items()}
-        inputs = {"target": self.target, "unlearning": weights.digest if weights else None, "rows": rows,
-                  "evaluator": _fields(self.cfg.evaluator), "template": asdict(self.template),
-                  "max_length": self.cfg.model.max_length}  # fmt: skip
-
-        def compute(folder: Path) -> None:
-            model, tokenizer = self.load_unlearned() if weights else self.load_target()
-            result = self.cfg.evaluator(model, tokenizer, self.splits, self.template,
-                                        max_length=self.cfg.model.max_length)  # fmt: skip
-            write_json(folder / "metrics.json", result.metrics)
-            lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in result.rows)
-            (folder / "generations.jsonl").write_text(lines)
-
-        entry = self.stage("evaluation", inputs, compute, label)
-        lines = (entry.folder / "generations.jsonl").read_text().splitlines()
-        return Evaluation(metrics=json.loads((entry.folder / "metrics.json").read_text()),
-                          rows=[json.loads(line) for line in lines])  # fmt: skip
-
-    def save_evaluation(self, metrics: dict[str, float]) -> None:
-        lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in self.unlearned.rows)
-        write_atomic(self.folder / "generations.jsonl", "\n".join(lines) + "\n")
-        write_json(self.folder / "metrics.json", metrics)
-        self.tracker.table("generations", self.unlearned.rows)
-        self.tracker.summary(metrics)
-        print_summary(metrics, self.cfg.method.name)
-
-
-class StepLog:
-    """train_log.jsonl and the tracker, a record a step; after a restart the file begins again from the first record."""
-
-    def __init__(self, path: Path, tracker: Run):
-        path.unlink(missing_ok=True)
-        self.path, self.tracker = path, tracker
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        with self.path.open("a") as f:
-            f.write(json.dumps(record) + "\n")
-        self.send(self.tracker, record)
-
-    @staticmethod
-    def send(tracker: Run, record: Mapping[str, Any]) -> None:
-        tracker.log({k: v for k, v in record.items() if v is not None}, step=int(record["step"]))
-
-
-def _fields(component: Any) -> dict[str, Any]:
-    """What a component is, for the cache: its class and every field."""
-    assert is_dataclass(component)
-    assert not isinstance(component, type)
-    return {"_target_": f"{type(component).__module__}.{type(component).__name__}", **asdict(component)}
-
-
-def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
-    pad = tokenizer.pad_token_id
-    return int(pad if pad is not None else tokenizer.eos_token_id)  # type: ignore[arg-type]
-
-
-def _tensor_digest(tensor: Tensor | None) -> str | None:
-    if tensor is None:
-        return None
-    content = tensor.detach().cpu().contiguous()
-    return hashlib.sha256(f"{content.dtype}{tuple(content.shape)}".encode() + content.numpy().tobytes()).hexdigest()
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-    temporary.rename(path)

@@ -75,7 +75,7 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _unknown_key(one_line(error), overrides)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; allowed is an output folder that can be written (hydra.run.dir=…)"
+        return f"{error.filename!s}: {error.strerror}; allowed is a folder that can be written (hydra.run.dir=…)"
     return None
 
 
@@ -111,7 +111,7 @@ def _known_keys() -> list[str]:
     found: list[str] = []
 
     def walk(node: DictConfig, prefix: str) -> None:
-        for key in node:
+        for key in map(str, node):
             found.append(f"{prefix}{key}")
             if not OmegaConf.is_missing(node, key) and isinstance(node._get_node(key), DictConfig):
                 walk(node[key], f"{prefix}{key}.")

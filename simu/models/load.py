@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from simu.types import Template, UserError, require
 
-log = logging.getLogger(__name__)
+transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a file
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
