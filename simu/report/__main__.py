@@ -147,7 +147,9 @@ def write(
     """tables/NAME.{md,csv,tex}, figures/NAME.{png,pdf}, report.md and index.html."""
     write_tables(out / "tables", [*made, every])
     folder = _folder(out / "figures")
-    inline = [(p.name, p.caption, figures.save(p, folder)[0]) for p in track(pictures, "figures", len(pictures))]
+    inline = [
+        (p.name, p.title, p.caption, figures.save(p, folder)[0]) for p in track(pictures, "figures", len(pictures))
+    ]
     _text(out / "report.md", "\n".join(["# Report", "", *map(render.markdown, made)]))
     _text(out / "index.html", page(made, inline, runs, skipped, folded=[every]))
 

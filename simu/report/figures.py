@@ -39,9 +39,10 @@ CELLS = 512  # columns of a heatmap; wider layers are binned
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure, the name of its files, and the caption that says what it shows, n and interval included."""
+    """A drawn figure: the name of its files, a title, and a caption that says what it shows, with n and interval."""
 
     name: str
+    title: str
     caption: str
     figure: Figure
 
@@ -131,7 +132,7 @@ def curves(
             ax.set_xticks(ticks, map(show, ticks))
             ax.set_xlabel(label)
             _legend(ax)
-        caption = f"{number}: {g.method}, mask {g.mask}, {g.model} on {g.data}, over {key}. Dotted: before unlearning."
+        caption = f"{number}: {g.method}, mask {g.mask}, over {key}. Dotted: before unlearning."
         yield _titled(name, figure, g, f"{g.method}, mask {g.mask}", _evidence(line), caption)
 
 
@@ -187,7 +188,7 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
         order = sorted(range(len(labels)), key=lambda k: _legend_rank(labels[k], kinds))
         ax.legend([handles[k] for k in order], [labels[k] for k in order], loc="center left", bbox_to_anchor=(1, 0.5))
         caption = (
-            f"Figure 4: retained against forgotten, {g.model} on {g.data}. Large: each method and mask nearest to its "
+            "Figure 4: retained against forgotten. Large: each method and mask nearest to its "
             "preset; small: its other settings."
         )
         yield _titled("figure4_tradeoff", figure, g, "retained against forgotten", _evidence(same), caption)
@@ -369,7 +370,7 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
             _legend(ax)
         g = same[0]
         caption = (
-            f"Training, {g.model} on {g.data}: each method's config nearest to its preset. Clipped: share of "
+            f"Training: {g.model} on {g.data}, each method's config nearest to its preset. Clipped: share of "
             "coordinates whose second-order step is cut to ±1."
         )
         yield _titled(
@@ -422,7 +423,8 @@ def _titled(name: str, figure: Figure, g: Group, what: str, note: str, caption: 
     if note:
         lines = textwrap.fill(note, int(18 * figure.get_figwidth()))
         figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color="#555555")
-    return Picture(f"{name}_{g.model}_{g.data}{suffix}", f"{caption} {note}".strip(), figure)
+    number = caption.split(":")[0]
+    return Picture(f"{name}_{g.model}_{g.data}{suffix}", f"{number}: {title}", f"{caption} {note}".strip(), figure)
 
 
 def _evidence(groups: Sequence[Group]) -> str:

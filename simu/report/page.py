@@ -27,7 +27,8 @@ th{background:var(--band);font-weight:600;white-space:nowrap;border-bottom:1px s
 th.span{text-align:center;border-left:1px solid var(--line);border-right:1px solid var(--line)}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td small{display:block;color:var(--soft);font-size:11px}tr.ours{border-top:1px solid var(--line)}
-tr.paper td{color:var(--paper)}tr.difference td{color:var(--gap)}td.text{min-width:9em;max-width:30em}
+tr.paper td{color:var(--paper)}tr.difference td{color:var(--gap)}td{white-space:nowrap}
+td.long{white-space:normal;min-width:16em}
 ul.notes{color:var(--soft);font-size:13px;margin:8px 0 0;padding-left:18px}
 figure{margin:0}figure img{max-width:100%;height:auto;border:1px solid var(--line);border-radius:6px;padding:10px}
 figcaption{color:var(--soft);font-size:13px;margin-top:6px}
@@ -37,16 +38,15 @@ summary{cursor:pointer;color:var(--paper);margin:8px 0}footer{color:var(--soft);
 
 def page(
     tables: Sequence[Table],
-    pictures: Sequence[tuple[str, str, Path]],
+    pictures: Sequence[tuple[str, str, str, Path]],
     runs: Sequence[Run],
     skipped: Sequence[Skipped],
     folded: Sequence[Table] = (),
 ) -> str:
-    """The page as text. `pictures`: (name, caption, PNG file), inlined; `folded`: tables behind a click."""
-    links = [(t.name, t.title.split(":")[0]) for t in tables]
-    links += [(name, caption.split(":")[0]) for name, caption, _ in pictures]
+    """The page as text. `pictures`: (name, title, caption, PNG file), inlined; `folded`: tables behind a click."""
+    links = [(t.name, t.title) for t in tables] + [(name, title) for name, title, _, _ in pictures]
     links += [(t.name, t.title) for t in folded] + [("provenance", "Provenance")]
-    nav = "".join(f'<a href="#{name}">{html.escape(_unique(text, name, links))}</a>' for name, text in links)
+    nav = "".join(f'<a href="#{name}">{html.escape(text)}</a>' for name, text in links)
     parts = [*map(render.hypertext, tables), *(_picture(*picture) for picture in pictures)]
     parts += [f"<details><summary>{html.escape(t.title)}: {len(t.rows)} lines</summary>{render.hypertext(t)}</details>"
               for t in folded]  # fmt: skip
@@ -90,17 +90,11 @@ def left_out(skipped: Sequence[Skipped]) -> Table:
     return Table(name="skipped", title="Left out", columns=columns, rows=rows)
 
 
-def _picture(name: str, caption: str, file: Path) -> str:
+def _picture(name: str, title: str, caption: str, file: Path) -> str:
     data = base64.b64encode(file.read_bytes()).decode()
     text = html.escape(caption)
     return (
-        f'<section id="{name}"><figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f'<section id="{name}"><h2>{html.escape(title)}</h2>'
+        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
         f"<figcaption>{text}</figcaption></figure></section>"
     )
-
-
-def _unique(text: str, name: str, links: Sequence[tuple[str, str]]) -> str:
-    """'Figure 3 (tiny mini)' where several links would read 'Figure 3'."""
-    if sum(other == text for _, other in links) < 2:
-        return text
-    return f"{text} ({name.split('_', 1)[-1].replace('_', ' ')})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,5 +185,16 @@ def paper_sweeps(root: Path, *, model: str = "tiny", data: str = "mini", seeds: 
 
 
 @pytest.fixture
-def sweeps(tmp_path: Path) -> Path:
-    return paper_sweeps(tmp_path / "multirun")
+def make_run() -> Callable[..., Path]:
+    """Write one finished run: make_run(folder, method="simu", seed=1, t=0.3, …)."""
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweeps of tiny on mini (table1 with two seeds) and of OLMo on TOFU and LUME (one seed). Read only."""
+    root = tmp_path_factory.mktemp("runs")
+    paper_sweeps(root / "mini")
+    for data in ("tofu", "lume"):
+        paper_sweeps(root / data, model="olmo_1b", data=data, seeds=1)
+    return root

@@ -1,0 +1,147 @@
+"""The whole report over synthetic sweeps: files, figures, and one page that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simu.report import figures
+from simu.report.__main__ import main
+from simu.report.collect import collect
+from simu.report.groups import group, originals
+
+pytest.importorskip("matplotlib", reason="figures need matplotlib (extra `plots`)")
+
+TABLES = ("table1", "table2", "table2_tasks", "table3", "table4", "table5", "table6_tiny_mini", "table7_olmo_1b_lume",
+          "runs_qa", "runs_lume", "metrics", "provenance")  # fmt: skip
+FIGURES = (
+    "figure2_m",
+    "figure3_t",
+    "figure4_tradeoff",
+    "figure5_masks",
+    "figure6_heatmaps",
+    "figure6_layers",
+    "training",
+)
+
+
+@pytest.fixture(scope="module")
+def out(sweeps, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    half = tmp_path_factory.mktemp("half")
+    (half / "metrics.json").write_text("{")
+    assert main([str(sweeps / "mini"), str(sweeps / "lume"), str(half), str(folder / "missing"), "--out", str(folder),
+                 "--quiet"]) == 0  # fmt: skip
+    return folder
+
+
+def test_every_table_is_written_three_ways(out):
+    for name in TABLES[:-1]:
+        assert {p.suffix for p in (out / "tables").glob(f"{name}.*")} == {".md", ".csv", ".tex"}
+
+
+def test_every_figure_is_written_as_png_and_pdf_with_something_on_it(out):
+    for name in FIGURES:
+        for run in ("tiny_mini", "olmo_1b_lume"):
+            assert (out / "figures" / f"{name}_{run}.pdf").read_bytes().startswith(b"%PDF")
+            with Image.open(out / "figures" / f"{name}_{run}.png") as picture:
+                assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_the_page_holds_every_table_and_figure_and_needs_nothing_else(out):
+    page = (out / "index.html").read_text()
+    for name in (*TABLES, "skipped", *(f"{name}_tiny_mini" for name in FIGURES)):
+        assert f'id="{name}"' in page
+    assert page.count('src="data:image/png;base64,') == 2 * len(FIGURES)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "url(" not in page
+    assert "half-written" in page
+    assert "no such folder" in page
+
+
+def test_the_same_runs_give_the_same_bytes(sweeps, tmp_path):
+    paths = [str(sweeps / "mini" / "figure3")]
+    for name in "ab":
+        assert main([*paths, "--out", str(tmp_path / name), "--quiet"]) == 0
+    files = [p.relative_to(tmp_path / "a") for p in sorted((tmp_path / "a").rglob("*.*"))]
+    assert {file.suffix for file in files} == {".md", ".csv", ".tex", ".html", ".png", ".pdf"}
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_curves_go_over_one_setting_alone(sweeps):
+    groups = group(collect([sweeps / "mini"])[0])
+    (line,) = figures.swept("mask.t", groups)
+    assert [g.settings["mask.t"] for g in line] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert {g.settings["attribution.m"] for g in line} == {5}
+    (line,) = figures.swept("attribution.m", groups)
+    assert [g.settings["attribution.m"] for g in line] == [2, 3, 5, 8, 10]
+
+
+def test_curves_draw_the_runs_own_numbers(sweeps):
+    runs = collect([sweeps / "mini"])[0]
+    groups = group(runs)
+    (picture,) = figures.curves("figure3_t", "Figure 3", "mask.t", "t", groups, originals(runs))
+    forget = picture.figure.axes[0]
+    drawn = {c.get_label(): c.lines[0].get_ydata() for c in forget.containers}
+    (line,) = figures.swept("mask.t", groups)
+    expected = [np.mean([run.metrics["forget/rouge_l_recall"] for run in g.runs]) for g in line]
+    assert list(drawn["forget ROUGE-L recall"]) == pytest.approx(expected)
+    assert "n: forget 40" in picture.caption
+
+
+def test_wide_layers_are_binned_without_losing_the_largest_scores():
+    values = np.zeros((2, 4096), dtype=np.float32)
+    values[0, 1234], values[1, 4000] = 1.0, -0.9
+    binned = figures._bins(values, signed=True)
+    assert binned.shape == (2, figures.CELLS)
+    assert (binned[0].max(), binned[1].min()) == (1.0, pytest.approx(-0.9))
+    share = figures._bins(values > 0, signed=False)
+    assert share[0].max() == pytest.approx(1 / 8)
+
+
+def test_critical_neurons_by_layer_follow_the_strict_rule(tmp_path, make_run):
+    import torch
+    from safetensors.torch import save_file
+
+    folder = make_run(tmp_path / "run", t=0.5)
+    scores = torch.tensor([[2.0, 1.0, 1.1, -3.0], [-1.0, -2.0, -0.1, 0.0]])
+    save_file({"forget": scores}, folder / "attribution.safetensors")
+    (run,) = collect([folder])[0]
+    assert figures._critical(run, "forget").tolist() == [[True, False, True, False], [False] * 4]
+
+
+def test_without_figures_only_tables_are_written(sweeps, tmp_path, capsys):
+    assert main([str(sweeps / "mini" / "table1"), "--out", str(tmp_path), "--no-figures"]) == 0
+    assert list((tmp_path / "figures").iterdir()) == []
+    assert "Table 1" in capsys.readouterr().out
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+    "--window-size=1500,2000", "--dump-dom",
+)  # fmt: skip
+PROBE = """<script>addEventListener("load", () => {
+  const shown = [...document.images].filter(i => i.complete && i.naturalWidth > 100).length;
+  const rows = [...document.querySelectorAll("section[id] table")].filter(t => t.rows.length > 1).length;
+  document.body.setAttribute("data-probe", shown + " images, " + rows + " tables, overflow " +
+    (document.documentElement.scrollWidth > innerWidth));
+})</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+def test_headless_chromium_shows_every_table_and_figure_without_a_console_error(out, tmp_path):
+    page = (out / "index.html").read_text()
+    tables = page.count("<table>")
+    (tmp_path / "page.html").write_text(page.replace("</head>", f"{PROBE}</head>"))
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert f'data-probe="{2 * len(FIGURES)} images, {tables} tables, overflow false"' in done.stdout
+    assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
