@@ -28,9 +28,24 @@ def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[st
     """
     record = provenance.describe(config, digest(config), overrides)
     write_json(folder / "provenance.json", record)
-    stages = Stages(cfg, folder, cfg.tracker.open(folder, config, _labels(cfg, labels)))
-    metrics: dict[str, float] = {}
+    stages = Stages(cfg, folder)
+    stages.splits  # noqa: B018  data is read and checked before anything is opened or loaded
+    stages.tracker = cfg.tracker.open(folder, config, _labels(cfg, labels))
+    try:
+        metrics = do(stages, cfg)
+    except BaseException:
+        stages.tracker.finish(exit_code=1)
+        raise
+    stages.tracker.finish()
+    record |= {"status": "completed", "finished": provenance.now(), "stages": stages.done, "mask": stages.counts}
+    write_json(folder / "provenance.json", record)
+    log.info("run folder: %s", folder)
+    return metrics.get("aggregate")
 
+
+def do(stages: Stages, cfg: RunConfig) -> dict[str, float]:
+    """The stages in order. Each pulls those it needs, so leaving one out of `cfg.stages` saves its artifacts only."""
+    metrics: dict[str, float] = {}
     if "target" in cfg.stages:
         stages.say_target()
     if "evaluation" in cfg.stages:
@@ -47,12 +62,7 @@ def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[st
         print_summary(metrics, cfg.method.name)
     if cfg.save_model:
         stages.save_model()
-
-    stages.tracker.finish()
-    record |= {"status": "completed", "finished": provenance.now(), "stages": stages.done, "mask": stages.counts}
-    write_json(folder / "provenance.json", record)
-    log.info("run folder: %s", folder)
-    return metrics.get("aggregate")
+    return metrics
 
 
 def record_failure(folder: Path, reason: str) -> None:

@@ -23,6 +23,9 @@ from simu.types import UserError
 
 log = logging.getLogger("simu")
 
+SINGLE: list[Exception] = []
+"""What a single (not a sweep's) job failed with."""
+
 
 def job(config: DictConfig) -> float | None:
     """One composed config → one run folder → the aggregate score (None where nothing was evaluated)."""
@@ -41,7 +44,8 @@ def job(config: DictConfig) -> float | None:
         if settings.mode == RunMode.MULTIRUN:  # the other jobs go on; SweepStatus lists this one at the end
             log.error("failed: %s", one_line(error), exc_info=not isinstance(error, UserError))
             return float("nan")
-        raise
+        SINGLE.append(error)  # raised by main: Hydra would print the overrides above it
+        return None
 
 
 class SweepStatus(Callback):
@@ -75,7 +79,9 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _unknown_key(one_line(error), overrides)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename!s}: {error.strerror}; allowed is a folder that can be written (hydra.run.dir=…)"
+        return (
+            f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
+        )
     return None
 
 
@@ -84,7 +90,8 @@ def _unknown_option(missing: str, options: list[str]) -> str:
 
     slot, _, value = missing.rpartition("/")
     allowed = f"; allowed: {', '.join(sorted(options))}" if options else ""
-    hint = nearest(value, options).partition("?")[0] + "?" if "mean" in nearest(value, options) else ""
+    near = nearest(value, options)
+    hint = near.rstrip("?") if "did you mean" in near else ""
     return f"{slot}={value}: no such option{hint}{allowed}" if slot else f"{missing}: no such config{allowed}"
 
 
@@ -125,6 +132,8 @@ def main() -> None:
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+        if SINGLE:
+            raise SINGLE[0]
     except KeyboardInterrupt:
         print("simu: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -31,7 +31,7 @@ from simu.models.load import Loaded, load_folder, save_folder, texts_of
 from simu.objectives.finetune import Finetune
 from simu.objectives.refusals import refusals
 from simu.selection import apply_tensors, select_parameters
-from simu.tracking import Run
+from simu.tracking import Run, Silent
 from simu.training import Training, train
 from simu.types import Evaluation, Example, Splits, Template, UserError
 
@@ -47,7 +47,7 @@ class Stages:
 
     cfg: RunConfig
     folder: Path
-    tracker: Run
+    tracker: Run = field(default_factory=Silent)
     done: dict[str, Any] = field(default_factory=dict)
     """Of each stage done: digest, seconds, cached. For provenance.json."""
     counts: dict[str, Any] | None = None

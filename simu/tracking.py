@@ -30,10 +30,12 @@ class Nowhere:
     """No tracker; the run folder holds everything all the same."""
 
     def open(self, folder: Path, config: Mapping[str, Any], labels: Mapping[str, str]) -> Run:
-        return _Silent()
+        return Silent()
 
 
-class _Silent:
+class Silent:
+    """A run that goes nowhere."""
+
     def log(self, record: Mapping[str, float], step: int) -> None: ...
     def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None: ...
     def heatmap(self, name: str, values: Tensor) -> None: ...

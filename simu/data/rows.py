@@ -88,7 +88,7 @@ def numbered(cells: Iterable[Mapping[str, object]], name: str) -> list[Row]:
 def file_in(folder: Path, name: str) -> Path:
     """The file of that name. Raises UserError that says what the folder holds instead."""
     if not folder.is_dir():
-        raise UserError(f"data.path={folder}: no such folder")
+        raise UserError(f"data.path={folder}: no such folder; allowed is one that holds {name}, or null for the hub")
     path = folder / name
     if not path.is_file():
         near = path.parent if path.parent.is_dir() else folder

@@ -1,0 +1,196 @@
+"""Every option under conf/ is found by itself and held to its slot's contract. A new option needs no line here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+
+from simu.config import SLOTS, RunConfig, build, build_run, conf_dir
+from simu.data.batching import collate, encode_examples
+from simu.data.mini import Mini
+from simu.models.anatomy import anatomy
+from simu.objectives.refusals import refusals
+from simu.training import Training, train
+
+COMMON = {
+    "mask": {"t"},
+    "attribution": {"m", "objective", "position", "batch_size"},
+    "objective": {"retain_weight"},
+    "optimizer": {"lr", "weight_decay"},
+    "model": {"name", "dtype", "template", "target", "max_length"},
+    "data": {"name", "path", "forget"},
+    "training": {"epochs", "batch_size"},
+}
+"""Keys that every option of a slot has, so that presets and sweeps compose with any of them."""
+
+
+def options(*slots: str) -> list[tuple[str, str]]:
+    return [(slot, path.stem) for slot in slots for path in sorted((conf_dir() / slot).glob("*.yaml"))]
+
+
+def composed(*overrides: str) -> RunConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return build_run(compose("config", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize(("slot", "option"), options(*SLOTS))
+def test_composes_builds_and_spells_every_field(slot, option):
+    cfg = composed(f"{slot}={option}")
+    component = getattr(cfg, slot)
+    spelt = set(yaml.safe_load((conf_dir() / slot / f"{option}.yaml").read_text())) - {"_target_", "defaults"}
+    assert spelt == {f.name for f in dataclasses.fields(component)}
+    assert spelt >= COMMON.get(slot, set())
+    assert dataclasses.fields(component) == () or component.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize(("slot", "option"), options("method", "preset"))
+def test_bundles_compose(slot, option):
+    if slot == "method":
+        assert composed(f"method={option}").method.name == option
+    else:
+        model, data, method = option.split("-")
+        composed(f"model={model}", f"data={data}", f"method={method}")
+
+
+@pytest.mark.parametrize("option", [o for s, o in options("model")])
+def test_model_says_what_its_weights_depend_on(option):
+    model = composed(f"model={option}").model
+    assert isinstance(model.identity("tofu"), Mapping)
+    assert model.template.render("why?").count("why?") == 1
+
+
+@pytest.mark.parametrize("option", [o for s, o in options("data")])
+def test_data_is_disjoint_and_complete(option, request):
+    words = [f"data={option}"]
+    if option != "mini":
+        words.append(f"data.path={request.getfixturevalue(f'{option}_dir')}")
+    data = composed(*words).data
+    splits = data()
+    assert splits.name == option
+    assert {"forget", "retain"} <= set(splits.evaluation)
+    forget, retain = ({e.id for e in rows} for rows in (splits.forget, splits.retain))
+    assert len(forget) == len(splits.forget) > 0
+    assert len(retain) == len(splits.retain) > 0
+    assert not forget & retain
+    assert all(e.answer.strip() and e.prompt.strip() for e in splits.forget + splits.retain)
+    assert splits == data()  # a function of its fields
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """A random two-layer model, its tokenizer, and a few rows of mini."""
+    cfg = composed("model.hidden_size=16", "model.intermediate_size=24", "model.layers=2", "model.heads=2",
+                   "model.kv_heads=1", "model.vocab_size=320")  # fmt: skip
+    splits = Mini(name="mini", authors=4, holdout_authors=1)()
+    texts = [e.prompt + e.answer for e in splits.retain]
+
+    def fresh():
+        return cfg.model.load("mini", texts, 0, torch.float32)
+
+    _, tokenizer = fresh()
+    rows = {"forget": splits.forget[:6], "retain": splits.retain[:8], "instead": refusals(splits.forget[:6])}
+    return fresh, {k: encode_examples(tokenizer, cfg.model.template, v) for k, v in rows.items()}, tokenizer
+
+
+def scores(seed: int) -> torch.Tensor:
+    return torch.randn(2, 16, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("option", [o for s, o in options("mask")])
+def test_mask_is_a_function_of_scores(option):
+    mask = composed(f"mask={option}", "mask.t=0.4").mask
+    assert mask.needs <= {"forget", "retain"}
+    sides = [scores(i) if side in mask.needs else None for i, side in enumerate(("forget", "retain"))]
+    made = [mask(*sides, (2, 16), counts=(6, 6)) for _ in range(2)]
+    assert made[0].shape == (2, 16)
+    assert made[0].equal(made[1])
+    assert made[0].dtype == torch.bool or (made[0].is_floating_point() and 0 <= made[0].min() <= made[0].max() <= 1)
+
+
+@pytest.mark.parametrize("option", [o for s, o in options("attribution")])
+def test_attribution_gives_a_score_for_each_neuron_whatever_the_batches(option, bench):
+    fresh, rows, tokenizer = bench
+    model, _ = fresh()
+    attribution = composed(f"attribution={option}", "attribution.m=2").attribution
+    together = attribution(model, [collate(rows["forget"], tokenizer.pad_token_id)])
+    apart = attribution(model, [collate([row], tokenizer.pad_token_id) for row in rows["forget"]])
+    parts = anatomy(model)
+    assert together.shape == (parts.n_layers, parts.d_model)
+    assert together.dtype == torch.float32
+    assert together.abs().max() > 0
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("slot", "option"), options("objective", "optimizer", "selection", "mask", "training"))
+def test_trains_two_steps_and_resumes_to_equal_bytes(slot, option, bench, tmp_path):
+    """Any option of these slots, with the others at their defaults: killed after its first step and started again, it
+    ends where it ends undisturbed, has moved, and is a plain model of finite weights."""
+    fresh, rows, tokenizer = bench
+    words = [f"{slot}={option}", "optimizer.lr=1e-3", "training.epochs=2", "training.batch_size=6"]
+    cfg = composed(*words, "training.checkpoint_every=1")
+
+    def unlearn(checkpoint: Path, kill: bool) -> dict[str, torch.Tensor]:
+        model, _ = fresh()
+        sides = [scores(i) if side in cfg.mask.needs else None for i, side in enumerate(("forget", "retain"))]
+        mask = cfg.mask(*sides, (2, 16), counts=(6, 6)) if cfg.selection.reads_mask else None
+        selection = cfg.selection(model, mask, master=True)
+        optimizer = cfg.optimizer(selection.named_parameters())
+
+        def on_step(record: Mapping[str, float]) -> None:
+            if kill and record["step"] == 2:
+                raise Killed
+
+        train(model, selection, optimizer, cfg.objective, rows["forget"], rows["retain"],
+              alternatives=rows["instead"], settings=cfg.training, pad_id=tokenizer.pad_token_id, seed=0,
+              on_step=on_step, checkpoint=checkpoint)  # fmt: skip
+        selection.merge()
+        return dict(model.state_dict())
+
+    undisturbed = unlearn(tmp_path / "a.pt", kill=False)
+    with pytest.raises(Killed):
+        unlearn(tmp_path / "b.pt", kill=True)
+    resumed = unlearn(tmp_path / "b.pt", kill=False)
+    before = fresh()[0].state_dict()
+    assert undisturbed.keys() == before.keys() == resumed.keys()
+    assert all(undisturbed[name].equal(resumed[name]) for name in before)
+    assert all(torch.isfinite(tensor).all() for tensor in undisturbed.values())
+    assert any(not undisturbed[name].equal(before[name]) for name in before)
+
+
+@pytest.mark.parametrize("option", [o for s, o in options("tracker")])
+def test_tracker_takes_what_a_run_sends(option, tmp_path):
+    labels = {k: k for k in ("group", "job_type", "name", "method", "data", "model", "seed")}
+    run = composed(f"tracker={option}").tracker.open(tmp_path, {"seed": 0}, labels)
+    run.log({"forget_loss": 1.0}, step=1)
+    run.table("generations", [{"id": "a", "split": "forget", "prompt": "p", "answer": "a", "generated": "g"}])
+    run.heatmap("mask", scores(0) > 0)
+    run.summary({"aggregate": 0.5})
+    run.finish()
+
+
+def test_training_defaults_live_in_the_yaml():
+    """Where a class has defaults of its own (for use from Python), they are the yaml's."""
+    differ = []
+    for slot, option in options("training"):
+        component = composed(f"{slot}={option}").training
+        differ += [f.name for f in dataclasses.fields(Training)
+                   if f.default is not dataclasses.MISSING and f.default != getattr(component, f.name)]  # fmt: skip
+    assert differ == []
+
+
+def test_build_is_strict_about_every_yaml_key():
+    for slot, option in options("mask", "objective", "optimizer"):
+        node = yaml.safe_load((conf_dir() / slot / f"{option}.yaml").read_text())
+        node = {k: 0 if isinstance(v, str) and v.startswith("${") else v for k, v in node.items()}
+        with pytest.raises(ValueError, match=f"{slot}\\.zzz: .* has no such field"):
+            build(node | {"zzz": 1}, slot)

@@ -1,0 +1,221 @@
+"""The command line: what composes, what is refused (one line, exit status 2), and what a run leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+SMALL = [
+    "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2", "model.heads=2", "model.kv_heads=1",
+    "model.vocab_size=400", "model.target.max_epochs=2", "model.target.check_every=1", "data.authors=6",
+    "data.holdout_authors=2", "evaluator.max_new_tokens=12", "evaluator.bootstrap=50", "training.epochs=2",
+    "attribution.m=2", "device=cpu",
+]  # fmt: skip
+"""A run of seconds: nothing is memorised, everything is done."""
+
+
+def simu(*words: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "simu.run", *words], cwd=cwd, capture_output=True, text=True,
+                          env={**os.environ, "SIMU_CACHE_DIR": str(cwd / "cache"), **env}, timeout=600)  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def run_folder(root: Path) -> Path:
+    return sorted((root / "outputs").glob("*/*"))[-1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    simu(*SMALL, "save_model=true", "hydra.run.dir=first", cwd=root)
+    return root
+
+
+def test_artifacts(finished):
+    folder = finished / "first"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name in ("aggregate", "forget/exact_match", "retain/rouge_l_recall", "mia/min_k", "forget/n", "retain/n"):
+        assert name in metrics
+        assert f"original/{name}" in metrics
+    assert (metrics["forget/n"], metrics["retain/n"]) == (10, 50)
+    mask = load_file(folder / "mask.safetensors")["mask"]
+    scores = load_file(folder / "attribution.safetensors")["forget"]
+    assert mask.shape == scores.shape == (2, 32)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["status"] == "completed"
+    assert provenance["mask"] == {"total": 64, "selected": int(mask.sum()), "per_layer": mask.sum(1).tolist()}
+    steps = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps] == list(range(1, len(steps) + 1))
+    assert {"forget_loss", "retain_loss", "lr", "grad_norm", "clipped_fraction", "tokens_per_s"} <= set(steps[0])
+    rows = [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()]
+    assert {"id", "split", "prompt", "answer", "generated", "scores"} <= set(rows[0])
+    assert sum(r["split"] == "forget" for r in rows) == 10
+    assert (folder / ".hydra" / "config.yaml").is_file()
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_saved_model_is_a_plain_folder_that_differs_only_where_it_was_trained(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = finished / "first"
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    target = AutoModelForCausalLM.from_pretrained(next((finished / "cache" / "target").glob("*/model")))
+    assert len(AutoTokenizer.from_pretrained(folder / "model")) == model.config.vocab_size
+    mask = load_file(folder / "mask.safetensors")["mask"]
+    before = dict(target.named_parameters())
+    for name, weight in model.named_parameters():
+        if ".self_attn." in name:
+            assert not weight.equal(before[name])
+        elif "down_proj" in name:
+            chosen = mask[int(name.split(".")[2])]
+            assert weight[~chosen].equal(before[name][~chosen])
+            assert not chosen.any() or not weight[chosen].equal(before[name][chosen])
+        else:
+            assert weight.equal(before[name])
+
+
+def test_second_run_takes_everything_from_the_cache_with_equal_bytes(finished):
+    again = simu(*SMALL, "hydra.run.dir=second", cwd=finished)
+    assert (finished / "second/metrics.json").read_bytes() == (finished / "first/metrics.json").read_bytes()
+    stages = json.loads((finished / "second/provenance.json").read_text())["stages"]
+    assert all(stage["cached"] for stage in stages.values())
+    assert "from the cache" in again.stdout
+
+
+def test_another_threshold_recomputes_mask_and_after_but_not_target_or_attribution(finished):
+    simu(*SMALL, "mask.t=0.9", "hydra.run.dir=third", cwd=finished)
+    stages = json.loads((finished / "third/provenance.json").read_text())["stages"]
+    computed = {name for name, stage in stages.items() if not stage["cached"]}
+    assert computed == {"unlearning (simu)", "evaluation (simu)"}
+
+
+def test_damaged_cache_entry_is_said_and_recomputed(finished):
+    victim = next((finished / "cache" / "attribution").glob("*/attribution.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-8])
+    done = simu(*SMALL, "hydra.run.dir=fourth", cwd=finished)
+    assert "is damaged (attribution.safetensors is altered or truncated)" in done.stdout
+    assert (finished / "fourth/metrics.json").read_bytes() == (finished / "first/metrics.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [4.0, 6.0, 8.0, 10.0, 12.0, 14.0])
+def test_killed_anywhere_and_started_again_gives_equal_metrics(finished, tmp_path, delay):
+    command = [sys.executable, "-m", "simu.run", *SMALL, "training.checkpoint_every=1", "hydra.run.dir=killed"]
+    env = {**os.environ, "SIMU_CACHE_DIR": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    simu(*SMALL, "training.checkpoint_every=1", "hydra.run.dir=killed", cwd=tmp_path)
+    assert (tmp_path / "killed/metrics.json").read_bytes() == (finished / "first/metrics.json").read_bytes()
+
+
+BAD = [
+    (["mask.t=1.5"], r"mask\.t=1\.5: allowed is 0 ≤ t ≤ 1"),
+    (["attribution.m=0"], r"attribution\.m=0: allowed is"),
+    (["method=simuu"], r"method=simuu: no such option; did you mean 'simu'; allowed: .*so_graddiff"),
+    (["optimizer.lr=fast"], r"optimizer\.lr='fast': allowed is a number"),
+    (["optimizer.lr=-1"], r"optimizer\.lr=-1(\.0)?: allowed is"),
+    (["optimizer.lrr=1"], r"optimizer\.lrr=1: no such key; did you mean 'optimizer\.lr'\?"),
+    (["objective.retain_weigth=1"], r"did you mean 'objective\.retain_weight'\?"),
+    (["+objective.betta=1"], r"objective\.betta: GradDiff has no such field"),
+    (["data=tofu", "data.path=/no/such/folder"], r"data\.path=/no/such/folder: no such folder"),
+    (["training.epochs=-1"], r"training\.epochs=-1: allowed is"),
+    (["stages=[target,guess]"], r"stages=.*guess.*: allowed is a list of target, attribution, mask, unlearning"),
+    (["hydra.run.dir=/dev/null/x"], r"/dev/null/x: Not a directory; allowed is a folder to write to"),
+    (["modell=tiny"], r"modell=tiny: no such key; did you mean 'model'\?"),
+    (["seed=abc"], r"seed='abc': allowed is a whole number"),
+    (["model=llama2_7b", "model.path=/no/such/model", "model.is_target=true"], r"model\.path=/no/such/model"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_overrides(tmp_path, overrides, message):
+    done = simu(*overrides, cwd=tmp_path, check=False, HF_HUB_OFFLINE="1")
+    assert done.returncode == 2
+    assert re.search(message, done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) <= 4
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("cache/*/*"))
+
+
+def test_broken_row_in_a_data_file(tmp_path, tofu_dir):
+    for name in ("forget10", "retain90"):
+        (tmp_path / f"{name}.jsonl").write_bytes((tofu_dir / f"{name}.jsonl").read_bytes())
+    with (tmp_path / "forget10.jsonl").open("a") as f:
+        f.write('{"question": "x", broken\n')
+    done = simu("data=tofu", f"data.path={tmp_path}", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert re.search(r"forget10\.jsonl, row 401: broken JSON", done.stderr)
+    assert len(done.stderr.splitlines()) <= 4
+
+
+def printed(name: str) -> list[dict[str, str]]:
+    """The paper's table, from the project's own CSV."""
+    text = (resources.files("simu.report") / "paper" / f"{name}.csv").read_text()
+    return list(csv.DictReader(text.splitlines()))
+
+
+CELLS = [(r["model"], r["data"], r["method"]) for r in printed("table4")]
+
+
+@pytest.mark.parametrize(("model", "data", "method"), CELLS)
+def test_presets_are_tables_3_and_4(model, data, method):
+    from hydra import compose, initialize_config_dir
+
+    from simu.config import conf_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", overrides=[f"model={model}", f"data={data}", f"method={method}"])
+    same = {"model": model, "data": data}
+    row = next(r for r in printed("table4") if same.items() <= r.items() and r["method"] == method)
+    assert config.optimizer.lr == float(row["learning_rate"])
+    assert config.training.epochs == int(row["epochs"])
+    assert config.training.batch_size == int(row["batch_size"])
+    assert config.objective.retain_weight == float(row["retain_weight"])
+    assert config.objective._target_.endswith("GradDiff")
+    assert config.optimizer._target_.endswith("AdamW" if method == "fo_graddiff" else "Sophia")
+    if method == "simu":
+        mask = next(r for r in printed("table3") if same.items() <= r.items())
+        assert (config.mask.t, config.attribution.m) == (float(mask["t"]), int(mask["m"]))
+        assert config.attribution.batch_size == int(mask["batch_size"])
+
+
+def test_cfg_job_prints_the_numbers_and_an_override_wins(tmp_path):
+    done = simu("--cfg", "job", "model=olmo_1b", "data=lume", "method=simu", "optimizer.lr=1e-3", cwd=tmp_path)
+    config = yaml.safe_load(done.stdout)
+    assert (config["mask"]["t"], config["attribution"]["m"], config["training"]["epochs"]) == (0.3, 5, 10)
+    assert config["optimizer"]["lr"] == 0.001
+
+
+def test_methods_leave_every_slot_overridable():
+    from hydra import compose, initialize_config_dir
+
+    from simu.config import conf_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", overrides=["method=simu", "objective=npo", "mask=contrastive", "optimizer=adamw"])
+    targets = [config[slot]._target_.rpartition(".")[2] for slot in ("objective", "mask", "optimizer", "selection")]
+    assert targets == ["NPO", "Contrastive", "BuildAdamW", "Selected"]
+
+
+def test_a_failed_job_of_a_sweep_is_listed_and_the_others_finish(finished):
+    done = simu(*SMALL, "-m", "mask.t=0.5,1.5,0.6", "hydra.sweep.dir=sweep", cwd=finished, check=False)
+    assert done.returncode == 1
+    assert re.search(r"sweep: 2 of 3 jobs done", done.stderr)
+    assert re.search(r"failed sweep/1: mask\.t=1\.5: allowed is", done.stderr)
+    assert (finished / "sweep/2/metrics.json").is_file()
