@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from simu.models.anatomy import Anatomy, anatomy, is_conv1d
@@ -36,7 +38,9 @@ def select_parameters(
     scope: "selected" trains q, k, v, o in full (biases too) and the rows of each down-projection (and their bias
     entries) where mask > 0; "all" trains every parameter and reads no mask. None: "selected" with a mask, else "all".
     master: bfloat16 and float16 tensors are trained through float32 masters; False trains them as they are.
-    Put the model on its device before. Raises UserError for a mask that does not fit or a model already selected.
+    Put the model on its device, and shard it (FSDP2), before: the rows are then whole on every process, each with the
+    gradient of its own share of the batch (to be summed); all else is sharded as the model is.
+    Raises UserError for a mask that does not fit or a model already selected.
     """
     scope = scope or ("all" if mask is None else "selected")
     _check_free(model)
@@ -130,10 +134,11 @@ class Selection:
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """Every tensor of the plain model that training may have changed, merged, by its qualified name (no copies once
-        merged). `apply_tensors` puts them into another copy of the model."""
+        merged; whole, so that of a sharded model every process must ask). `apply_tensors` puts them into another copy.
+        """
         self.sync()
         merged = {name: tensor for part in self._parts if isinstance(part, LoraPart) for name, tensor in part.merged()}
-        return {name: merged[name] if name in merged else _tensor(self.model, name) for name in self.names}
+        return {name: merged[name] if name in merged else _whole(self.model.get_parameter(name)) for name in self.names}
 
     def _step_begins(self) -> None:
         scaled = (pair for part in self._parts for pair in part.scaled())
@@ -154,7 +159,10 @@ def apply_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     own = dict(model.named_parameters(remove_duplicate=False))
     _check_tensors(own, tensors, "trained tensors", complete=False)
     for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+        target = own[name]
+        if isinstance(target, DTensor):
+            tensor = distribute_tensor(tensor.to(target.device), target.device_mesh, target.placements)
+        target.copy_(tensor)
     return model
 
 
@@ -211,7 +219,7 @@ class TensorPart:
         tensor.grad = None
 
     def _before_forward(self, module: nn.Module, args: Any) -> None:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not isinstance(self.master, DTensor):
             self.sync()
 
 
@@ -232,11 +240,12 @@ class RowPart:
         self.scale = None if scale is None else scale.to(weight.device)
         module.register_buffer("selected_index", index, persistent=False)
         dtype = torch.float32 if master and _is_low(weight) else weight.dtype
-        rows = weight.detach().index_select(1 if self.transposed else 0, index)
+        rows = _whole(weight).index_select(1 if self.transposed else 0, index)
         rows = (rows.t() if self.transposed else rows).to(dtype)
         module.register_parameter("selected_rows", nn.Parameter(rows.contiguous()))
-        chosen = None if bias is None else nn.Parameter(bias.detach().index_select(0, index).to(dtype))
+        chosen = None if bias is None else nn.Parameter(_whole(bias).index_select(0, index).to(dtype))
         module.register_parameter("selected_bias", chosen)
+        self._sharded = isinstance(weight, DTensor)
         self._versions = self._current_versions()
         module.forward = self.forward
 
@@ -250,7 +259,7 @@ class RowPart:
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's output [..., D] for x [..., F], differentiable in x, the rows and their bias."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not self._sharded:  # in its forward a sharded weight is but a copy
             self.sync()
         m = self.module
         y: Tensor = _SelectedRows.apply(x, m.weight, m.bias, self.rows, self.bias, m.selected_index, self.transposed)
@@ -271,9 +280,9 @@ class RowPart:
         index: Tensor = self.module.selected_index  # type: ignore[assignment]
         with torch.no_grad():
             rows = self.rows.to(weight.dtype)
-            weight.index_copy_(1 if self.transposed else 0, index, rows.t() if self.transposed else rows)
+            _write(weight, 1 if self.transposed else 0, index, rows.t() if self.transposed else rows)
             if self.bias is not None:
-                self.module.bias.index_copy_(0, index, self.bias.to(weight.dtype))  # type: ignore[operator]
+                _write(self.module.bias, 0, index, self.bias.to(weight.dtype))  # type: ignore[arg-type]
         self._versions = self._current_versions()
 
     def merge(self) -> None:
@@ -420,8 +429,21 @@ def _check_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what:
         raise UserError(f"{what}: {len(missing)} tensors are missing, {min(missing)} for one")
 
 
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    return model.get_parameter(name).detach()
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor, detached; of a sharded one, all of it."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def _write(tensor: Tensor, dim: int, index: Tensor, values: Tensor) -> None:
+    """tensor[index along dim] = values, in place; of a sharded tensor, each process its own part."""
+    if isinstance(tensor, DTensor):
+        shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        own = torch.nonzero((index >= offset[dim]) & (index < offset[dim] + shape[dim])).flatten()
+        values, index = values.index_select(dim, own), index[own] - offset[dim]
+        for other in set(range(tensor.ndim)) - {dim}:
+            values = values.narrow(other, offset[other], shape[other])
+        tensor = tensor.to_local()
+    tensor.index_copy_(dim, index, values)
 
 
 def _is_low(tensor: Tensor) -> bool:
