@@ -58,9 +58,8 @@ class Run:
 
     @property
     def mask(self) -> str:
-        """The mask's option; 'all weights' where the selection is not a mask's."""
-        selection = self.config.get("selection")
-        if isinstance(selection, Mapping) and selection.get("scope") == "all":
+        """The mask's option; 'all weights' where the selection reads no mask."""
+        if self.choices.get("selection") == "all":
             return "all weights"
         return self.choices.get("mask") or self._name("mask")
 

@@ -18,7 +18,7 @@ TASKS = ("Task1", "Task2", "Task3")
 
 
 def config(*, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object) -> str:
-    scope = "selected" if method == "simu" else "all"
+    selection = "Selected" if method == "simu" else "Everything"
     return f"""
 model: {{_target_: simu.models.load.Model, name: {model}, path: /somewhere/{model}}}
 data: {{_target_: simu.data.{data}.Data, name: {data}, path: null, forget: '10', seed: 0{", fold: heldout, mia_set: fold" if data == "lume" else ""}}}
@@ -26,7 +26,7 @@ attribution: {{_target_: simu.attribution.integrated.Integrated, m: {m}, objecti
 mask: {{_target_: simu.masks.kinds.{mask.title().replace("_", "")}, t: {t}, seed: "${{seed}}"}}
 objective: {{_target_: simu.objectives.graddiff.GradDiff, retain_weight: {0.3 if method == "fo_graddiff" else 2.0}}}
 optimizer: {{_target_: simu.optim.presets.Sophia, lr: {lr}, weight_decay: 0.1}}
-selection: {{_target_: simu.selection.Selector, scope: {scope}}}
+selection: {{_target_: simu.selection.{selection}}}
 training: {{_target_: simu.training.Training, epochs: 5, batch_size: 16}}
 evaluator: {{_target_: simu.evaluation.{data}.Evaluator, aggregate_em: exact_match, aggregate_mia: min_k, mia_k: 0.2}}
 tracker: {{_target_: simu.tracking.Offline}}
@@ -99,7 +99,8 @@ def write_run(
     (folder / ".hydra" / "config.yaml").write_text(
         config(model=model, data=data, method=method, mask=mask, seed=seed, t=t, m=m, lr=lr)
     )
-    choices = {"model": model, "data": data, "method": method, "mask": mask}
+    choices = {"model": model, "data": data, "method": method, "mask": mask,
+               "selection": "selected" if method == "simu" else "all"}  # fmt: skip
     (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
     metrics = lume_metrics if data == "lume" else tofu_metrics
