@@ -46,6 +46,8 @@ CHUNK_ELEMENTS = 2**24
 """Largest float32 copy of logits held at once, in elements (64 MiB)."""
 CHUNK_BATCHES = 4
 """Rows of a resumable chunk of decoding, in full caches: more means fewer half-empty tails, and more lost by a kill."""
+SINGLE_ROWS = 16
+"""Rows of a resumable chunk where rows are decoded one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +202,8 @@ class _Engine:
             return
         if not self.strict:
             log.warning("generation falls back to one row at a time: %s", reason)
-        for n, start in enumerate(range(0, len(left), 16)):
-            yield from self._kept(f"single-{n:05d}", left[start : start + 16], self._singly)
+        for n, start in enumerate(range(0, len(left), SINGLE_ROWS)):
+            yield from self._kept(f"single-{n:05d}", left[start : start + SINGLE_ROWS], self._singly)
 
     def decode(self, row: Row) -> str:
         return str(self.tokenizer.decode(row.ids, skip_special_tokens=True))
