@@ -159,6 +159,7 @@ def sum_over_shards(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
 def sum_gradients(optimizer: torch.optim.Optimizer, place: Place) -> None:

@@ -1,0 +1,109 @@
+"""Two processes with gloo end in what one process ends in: replicated or sharded (FSDP2), killed and resumed or not.
+
+This file is also the program that each process runs: `python test_training_distributed.py OBJECTIVE SELECTION OUT
+CHECKPOINT DIE_AT`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+HERE = Path(__file__)
+PLACES = {
+    "one": ["python"],
+    "replicated": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
+    "sharded": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                "--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port", "0"],
+}  # fmt: skip
+
+
+def program(objective: str, selection: str, out: str, checkpoint: str, die_at: int) -> None:
+    sys.path.insert(0, str(HERE.parent))
+    from test_training_options import FORGET, MASKS, REFUSALS, RETAIN, fresh, option
+
+    from simu.sharding import join, shard
+    from simu.training import Training, train
+
+    def on_step(record):
+        if record["step"] == die_at:
+            os._exit(9)  # both processes: as a scheduler would kill the job
+
+    join()
+    model = shard(fresh())
+    chosen = option("selection", selection)(model, MASKS["some"])
+    optimizer = option("optimizer", "sophia", lr=1e-3)(chosen.named_parameters())
+    settings = Training(epochs=5, batch_size=3, micro_batch_size=2, max_steps=10, checkpoint_every=3)
+    result = train(model, chosen, optimizer, option("objective", objective), FORGET, RETAIN, alternatives=REFUSALS,
+                   settings=settings, pad_id=0, on_step=on_step, checkpoint=Path(checkpoint))  # fmt: skip
+    weights = chosen.trained_tensors()
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        sharded = sum(type(p).__name__ == "DTensor" for p in model.parameters())
+        torch.save({"weights": weights, "records": result.records, "sharded": sharded}, out)
+
+
+def run(place: str, tmp_path: Path, objective: str, selection: str, *, die_at: int = 0, name: str = "") -> dict:
+    out = tmp_path / f"{name or place}.pt"
+    start = PLACES[place]
+    command = [sys.executable, *([] if place == "one" else ["-m", *start]), str(HERE), objective, selection, str(out),
+               str(tmp_path / f"checkpoint-{name or place}.pt"), str(die_at)]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]),
+                                "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    environment["ACCELERATE_USE_FSDP"] = str(place == "sharded").lower()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    if die_at:
+        assert done.returncode != 0
+        assert not out.exists()
+        return {}
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+def compare(one: dict, two: dict) -> None:
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weight, rtol=0, atol=1e-5)
+    for a, b in zip(one["records"], two["records"], strict=True):
+        for key in ("forget_loss", "retain_loss", "grad_norm", "lr"):
+            assert b[key] == pytest.approx(a[key], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "selection"),
+    [
+        ("graddiff", "selected"),
+        ("graddiff", "all"),
+        ("npo", "selected"),
+        ("kl", "all"),
+        ("dpo", "lora"),
+        ("rmu", "all"),
+    ],
+)
+def test_two_processes_equal_one(tmp_path, objective, selection):
+    one = run("one", tmp_path, objective, selection)
+    assert len(one["records"]) == 10
+    assert one["sharded"] == 0
+    compare(one, run("replicated", tmp_path, objective, selection))
+    sharded = run("sharded", tmp_path, objective, selection)
+    assert sharded["sharded"] > 0
+    compare(one, sharded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["replicated", "sharded"])
+def test_two_processes_killed_and_resumed_give_the_same_bytes(tmp_path, place):
+    whole = run(place, tmp_path, "npo", "selected", name="whole")
+    run(place, tmp_path, "npo", "selected", die_at=8, name="resumed")
+    resumed = run(place, tmp_path, "npo", "selected", name="resumed")
+    for name, weight in whole["weights"].items():
+        assert torch.equal(resumed["weights"][name], weight)
+
+
+if __name__ == "__main__":
+    program(*sys.argv[1:5], int(sys.argv[5]))
