@@ -90,7 +90,7 @@ def score(
             batch = [plan[i] for i in bucket]
             logits, where = labelled_logits(model, collate(batch, pad_id(tokenizer), device_of(model)))
             scores = token_scores(logits, where.target)
-            counts = torch.bincount(where.row, minlength=len(batch)).tolist()
+            counts = where.counts(len(batch))
             columns = (scores.log_prob, scores.mean_log_prob, scores.var_log_prob, scores.hit)
             for i, parts in zip(bucket, zip(*(c.split(counts) for c in columns), strict=True), strict=True):
                 log_prob, mean, var, hit = (part.clone() for part in parts)

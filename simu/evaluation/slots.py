@@ -10,14 +10,14 @@ Shapes: R rows of the cache, S slots, B rows of a step, W tokens fed to each of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 
 from simu.evaluation.modes import device_of
+from simu.objectives.logprobs import Labelled, head_sees
 
 WINDOWS = {"full_attention", "sliding_attention"}
 ATTENTION = {"sdpa": torch.bool, "eager": None}
@@ -89,7 +89,7 @@ class Slots:
         at = torch.tensor(
             [len(t) - n + j for t, n in zip(tokens, wanted, strict=True) for j in range(n)], device=self.device
         )
-        with _head_sees(self.model, row, at):
+        with head_sees(self.model.get_output_embeddings(), Labelled(row, at, at)):  # type: ignore[operator]
             output = self.model(
                 input_ids=ids,
                 attention_mask=self._mask(span),
@@ -124,20 +124,6 @@ class Slots:
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-@contextmanager
-def _head_sees(model: nn.Module, row: Tensor, position: Tensor) -> Iterator[None]:
-    """Inside, the model's head reads hidden states [1, N, d] at (row, position) alone."""
-
-    def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][row, position].unsqueeze(0), *args[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(gather)  # type: ignore[operator]
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def text_config(model: nn.Module) -> PreTrainedConfig:

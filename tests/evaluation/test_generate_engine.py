@@ -85,8 +85,10 @@ def test_order_and_company_of_rows_do_not_matter(model):
 def test_the_checkpoints_own_generation_config_adds_nothing_but_its_eos(model):
     plain = run(model, strict=True)
     third = plain[0].ids[2]
-    own, model.generation_config = model.generation_config, GenerationConfig(
-        repetition_penalty=5.0, do_sample=True, temperature=9.0, eos_token_id=[EOS, third], no_repeat_ngram_size=1)  # fmt: skip
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        repetition_penalty=5.0, do_sample=True, temperature=9.0, eos_token_id=[EOS, third], no_repeat_ngram_size=1
+    )
     try:
         strict, fast = run(model, strict=True), run(model)
     finally:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from simu.evaluation.generate import Work, generate
 from simu.evaluation.slots import unsupported
 
-EOS, NEW = 2, 24
+EOS, NEW = 2, 18
 COMMON = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "pad_token_id": 0,
           "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
           "bos_token_id": 1, "eos_token_id": EOS}  # fmt: skip
@@ -92,7 +92,7 @@ def drafts(said, rng):
 
 def check(model, capsys=None):
     rng = random.Random(0)
-    prompts = [[rng.randrange(3, 97) for _ in range(n)] for n in (1, 3, 4, 9, 9, 2, 17, 30, 5, 1)]
+    prompts = [[rng.randrange(3, 97) for _ in range(n)] for n in (1, 3, 9, 9, 2, 17, 30, 5)]
     said = official(model, prompts)
     for references in (None, drafts(said, rng)):
         for budget in (10, 250):
