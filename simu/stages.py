@@ -307,12 +307,13 @@ class Stages:
                 reference=reference, checkpoint=folder / CHECKPOINT)  # fmt: skip
             write_json(folder / "metrics.json", result.metrics)
             lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in result.rows)
-            (folder / "generations.jsonl").write_text(lines)
+            (folder / "generations.jsonl").write_text(lines, encoding="utf-8")
 
         entry = self.stage("evaluation", inputs, compute, f"evaluation ({label})")
-        lines = (entry.folder / "generations.jsonl").read_text().splitlines()
+        # not splitlines(): a collapsed model may well say U+0085 or U+2028, which JSON leaves as they are
+        lines = (entry.folder / "generations.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
         return Evaluation(metrics=json.loads((entry.folder / "metrics.json").read_text()),
-                          rows=[json.loads(line) for line in lines])  # fmt: skip
+                          rows=[json.loads(line) for line in lines if line])  # fmt: skip
 
     def save_evaluation(self, metrics: dict[str, float]) -> None:
         lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in self.unlearned.rows)
