@@ -30,7 +30,7 @@ from simu.data.batching import Encoded, collate, length_buckets
 from simu.evaluation.drafts import WIDTHS, Row, best_width, settled
 from simu.evaluation.modes import device_of, evaluating, pad_id
 from simu.evaluation.plain import in_float32, one_row
-from simu.evaluation.slots import Slots, context_limit, moving_positions, text_config, unsupported
+from simu.evaluation.slots import Slots, context_limit, moving_positions, text_config, trial
 from simu.objectives.logprobs import labelled_logits
 from simu.progress import track
 from simu.types import Batch, UserError, require
@@ -38,7 +38,9 @@ from simu.types import Batch, UserError, require
 log = logging.getLogger(__name__)
 
 DOUBT = 64
-"""A lead of less than DOUBT × eps × the largest |logit| may be rounding (measured: ≤ 12; docs/evaluation_engine.md)."""
+"""A lead of at most DOUBT × eps × the largest |logit| may be rounding (measured in docs/evaluation_engine.md), …"""
+DOUBT_TRIAL = 8
+"""… and so may one of DOUBT_TRIAL times what two short rows differed by in a trial: deeper models round more."""
 PASS_COST = {"cpu": 32.0}
 """What a forward costs beside its tokens, in tokens: weights to read, kernels to launch. Steers draft widths only."""
 PASS_COST_ACCELERATOR = 256.0
@@ -190,13 +192,14 @@ class _Engine:
     def run(self, rows: Sequence[Row]) -> Iterator[Row]:
         """Bring every row to its end; each is yielded once, when it is there."""
         self.pad = pad_id(self.tokenizer)
-        self.eps = _rounding(self.model)
+        reason, noise = ("strict", 0.0) if self.strict else trial(self.model)
+        eps = _rounding(self.model)
+        self.doubt = None if eps is None else max(DOUBT * eps, DOUBT_TRIAL * noise)
         if not self.strict and not moving_positions(text_config(self.model)):
             yield from self._verify([r for r in rows if r.reference])
         left = [r for r in rows if not r.done]
         if not left:
             return
-        reason = "strict" if self.strict else unsupported(self.model)
         if reason is None:
             yield from self._decode(left)
             return
@@ -280,7 +283,7 @@ class _Engine:
     # Both
 
     def _accept(self, rows: list[Row], drafts: list[list[int]], logits: Tensor) -> Iterator[Row]:
-        chosen, close = choose(logits, self.eps)
+        chosen, close = choose(logits, self.doubt)
         at = 0
         for row, draft in zip(rows, drafts, strict=True):
             end = at + len(draft) + 1
@@ -321,20 +324,20 @@ class _Engine:
         return ids, finished
 
 
-def choose(logits: Tensor, eps: float | None) -> tuple[list[int], list[bool]]:
-    """The argmax of each row of logits [N, V], and whether it leads by no more than rounding may move (`eps` of the
-    computation; None: no row is looked at)."""
+def choose(logits: Tensor, doubt: float | None) -> tuple[list[int], list[bool]]:
+    """The argmax of each row of logits [N, V], and whether it leads by at most `doubt` × the row's largest |logit|
+    (None: never)."""
     chosen: list[int] = []
     close: list[bool] = []
     for part in logits.split(max(1, CHUNK_ELEMENTS // logits.shape[-1])):
         best = part.argmax(-1)
         chosen += best.tolist()
-        if eps is None:
+        if doubt is None:
             close += [False] * len(best)
             continue
         low, high = part.aminmax(dim=-1)
         second = part.scatter(-1, best.unsqueeze(-1), -torch.inf).amax(-1)
-        close += (high - second <= DOUBT * eps * torch.maximum(high.abs(), low.abs())).tolist()
+        close += (high - second <= doubt * torch.maximum(high.abs(), low.abs())).tolist()
     return chosen, close
 
 

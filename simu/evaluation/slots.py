@@ -2,7 +2,7 @@
 
 A rejected draft needs no clean-up: its slots lie behind the row's length, where no query looks, and are written over.
 A finished row costs one copy: the last row moves into its place. Works with any decoder that takes `cache=`, explicit
-`position_ids` and a 4-D mask; `Slots.unsupported` says why a model is not one. Sliding windows keep all their keys
+`position_ids` and a 4-D mask; `trial` says why a model is not one. Sliding windows keep all their keys
 here, and the window is in the mask.
 
 Shapes: R rows of the cache, S slots, B rows of a step, W tokens fed to each of them, N positions wanted, V vocabulary.
@@ -83,7 +83,8 @@ class Slots:
         width = max(len(t) for t in tokens)
         past = torch.tensor([self.lengths[r] for r in rows], device=self.device)
         span = min(self.cache.slots, max(self.lengths[r] for r in rows) + width)
-        ids = torch.tensor([[*t, *[0] * (width - len(t))] for t in tokens], device=self.device)
+        # padding repeats a token that the row has: weight 0 × what it gives must be finite
+        ids = torch.tensor([[*t, *[t[-1]] * (width - len(t))] for t in tokens], device=self.device)
         self.cache.aim(first, past, width, span)
         row = torch.tensor([b for b, n in enumerate(wanted) for _ in range(n)], device=self.device)
         at = torch.tensor(
@@ -155,33 +156,44 @@ def moving_positions(config: PreTrainedConfig) -> bool:
 
 
 @torch.no_grad()
-def unsupported(model: nn.Module) -> str | None:
-    """Why `Slots` would not reproduce this model; None where it does, tried on two short rows."""
+def trial(model: nn.Module) -> tuple[str | None, float]:
+    """Whether `Slots` reproduces this model, tried on two short rows.
+
+    Gives why it does not, or None, and how far its logits were from those of plain forwards, relative to the largest
+    (0 where nothing was tried): the rounding of this model's depth and width.
+    """
     config = text_config(model)
     kinds, _ = attention_kinds(config)
     if not kinds <= WINDOWS:
-        return f"layers of kind {', '.join(sorted(kinds - WINDOWS))}"
+        return f"layers of kind {', '.join(sorted(kinds - WINDOWS))}", 0.0
     if config._attn_implementation not in ATTENTION:
-        return f"attention implementation {config._attn_implementation!r} (sdpa and eager take the mask needed)"
+        return f"attention implementation {config._attn_implementation!r} (sdpa and eager take the mask needed)", 0.0
     if moving_positions(config):
-        return "rotary angles that change with the length of the batch"
+        return "rotary angles that change with the length of the batch", 0.0
     try:
-        difference = _probe(model, config.vocab_size)
+        off = _probe(model, config.vocab_size)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
-        return f"a trial step failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        return f"a trial step failed ({type(error).__name__}: {str(error).partition(chr(10))[0]})", 0.0
     allowed = 1e-3 if torch.finfo(next(model.parameters()).dtype).eps < 1e-5 else 0.1
-    return None if difference <= allowed else f"a trial step was off by {difference:.1e} of the largest logit"
+    return (None, off) if off <= allowed else (f"a trial step was off by {off:.1e} of the largest logit", 0.0)
 
 
 def _probe(model: nn.Module, vocabulary: int) -> float:
     """Largest difference, relative to the largest logit, between plain forwards of two rows and the same rows in
     pieces of unequal length with a rejected draft between them."""
     a, b = ([(7 * i + s) % (vocabulary - 1) + 1 for i in range(n)] for s, n in ((3, 9), (5, 6)))
-    plain = [model(input_ids=torch.tensor([r], device=device_of(model))).logits[0, -1].float() for r in (a, b)]
+    plain = [model(input_ids=torch.tensor([r], device=device_of(model))).logits[0, -1] for r in (a, b)]
     slots = Slots(model, rows=2, slots=12)
     slots.step(0, [a[:5], b[:3]], [1, 1])
-    pieces = [slots.step(0, [a[5:], [b[3], a[0], a[1]]], [1, 1])[0].float()]
+    pieces = [slots.step(0, [a[5:], [b[3], a[0], a[1]]], [1, 1])[0]]
     slots.lengths[1] = 4
-    pieces.append(slots.step(1, [b[4:]], [1])[0].float())
-    worst = max(float((p - q).abs().max() / p.abs().max().clamp(min=1e-6)) for p, q in zip(plain, pieces, strict=True))
-    return worst if worst == worst else float("inf")
+    pieces.append(slots.step(1, [b[4:]], [1])[0])
+    return max(_difference(p, q) for p, q in zip(plain, pieces, strict=True))
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Relative to the largest; a model that has diverged to NaN agrees with itself."""
+    if bool(one.isnan().all() and other.isnan().all()):
+        return 0.0
+    off = float((one - other).abs().max() / one.abs().max().clamp(min=1e-6))
+    return off if off == off else float("inf")
