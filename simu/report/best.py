@@ -49,7 +49,7 @@ def candidates(groups: Sequence[Group]) -> list[list[Group]]:
     """The configs of each model, data and method."""
     found: dict[tuple[str, str, str], list[Group]] = {}
     for g in groups:
-        found.setdefault((g.data, g.model, g.method), []).append(g)
+        found.setdefault((g.place, g.model, g.method), []).append(g)
     return [found[key] for key in sorted(found)]
 
 
@@ -84,11 +84,9 @@ def table(groups: Sequence[Group], metric: str, constraints: Sequence[Constraint
         *(Column(label=name, style="score") for name in shown), Column(label="seeds", style="count"), Column(label=""),
     )  # fmt: skip
     g = groups[0]
-    title = f"{g.method}, {g.model} on {g.data}: {len(groups)} configs"
+    title = f"{g.method}, {g.model} on {g.place}: {len(groups)} configs"
     notes = (f"Highest {metric} with {' and '.join(map(str, constraints))}, means over seeds.",)
-    return Table(
-        name=f"best_{g.method}_{g.model}_{g.data}", title=title, columns=columns, rows=tuple(rows), notes=notes
-    )
+    return Table(name=f"best_{g.method}_{g.model}", title=title, columns=columns, rows=tuple(rows), notes=notes)
 
 
 def _mean(g: Group, metric: str) -> float:

@@ -22,6 +22,9 @@ SCHEMA = 1
 MARKS = ("provenance.json", "metrics.json", ".hydra/config.yaml")  # any one of them makes a folder a run
 NOT_SETTINGS = ("device", "cache_dir", "stages", "tracker", "save_model", "dry_run", "hydra", "preset")
 """Run-level keys that do not change what is computed; the run's seed and the parents of paths are left out as well."""
+NOT_RESULTS = ("evaluator.max_batch_tokens", "evaluator.bootstrap", "evaluator.bootstrap_seed",
+               "attribution.max_memory", "attribution.recompute")  # fmt: skip
+"""Keys of slots that change speed, memory or an interval, but no value."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +71,7 @@ class Run:
         kept: dict[str, object] = {}
         for key, value in flatten(self.config):
             leaf = key.rsplit(".", 1)[-1]
-            if key.split(".", 1)[0] in NOT_SETTINGS or key == "seed" or key in self.seeded:
+            if key.split(".", 1)[0] in NOT_SETTINGS or key in ("seed", *NOT_RESULTS, *self.seeded):
                 continue
             kept[key] = Path(value).name if isinstance(value, str) and leaf in ("path", "dir") else value
         return kept
@@ -158,6 +161,8 @@ def read(folder: Path) -> Run | Skipped:
         return Skipped(
             folder, f"schema {provenance.get('schema', 'unknown')}: this report reads schema {SCHEMA}; rerun"
         )
+    if provenance.get("status") == "running":
+        return Skipped(folder, "half-written: the run was stopped, or is still going")
     if provenance.get("status") != "completed":
         reason = " ".join(str(provenance.get("reason") or "no reason recorded").split())
         return Skipped(folder, f"{provenance.get('status', 'unknown status')}: {reason}")
@@ -165,7 +170,7 @@ def read(folder: Path) -> Run | Skipped:
     if config is None or raw is None:
         return Skipped(folder, "half-written: .hydra/config.yaml is missing or not a config")
     metrics = _json_object(folder / "metrics.json")
-    evaluated = "evaluation" in (provenance.get("stages") or {})
+    evaluated = any(str(stage).startswith("evaluation") for stage in provenance.get("stages") or ())
     if metrics is None and (evaluated or (folder / "metrics.json").exists()):
         return Skipped(folder, "half-written: metrics.json is missing or not whole JSON")
     numbers = {str(k): float(v) for k, v in (metrics or {}).items() if isinstance(v, int | float)}
@@ -242,7 +247,7 @@ def _json_object(path: Path) -> dict[str, Any] | None:
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         try:
             if line.strip():
                 yield json.loads(line)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from simu.report.collect import Run
 from simu.report.groups import ORIGINAL, Estimate, Group, neurons, show
-from simu.report.tables import METHODS, counts, is_lume, nearest_to_preset
+from simu.report.tables import METHODS, counts, file_name, is_lume, nearest_to_preset
 from simu.types import UserError
 
 if TYPE_CHECKING:
@@ -149,13 +149,13 @@ def swept(key: str, groups: Iterable[Group]) -> list[list[Group]]:
 def _longest(lines: list[list[Group]]) -> list[list[Group]]:
     best: dict[tuple[str, str], list[Group]] = {}
     for line in sorted(lines, key=len):
-        best[line[0].data, line[0].model] = line
+        best[line[0].place, line[0].model] = line
     return [best[key] for key in sorted(best)]
 
 
 def _reference_lines(ax: Axes, g: Group, groups: Sequence[Group], original: Group | None) -> None:
     """Controls beside a curve's aggregate: no MLP neuron, random neurons, and the model before unlearning."""
-    nearest = _by_mask([o for o in groups if (o.model, o.data, o.method) == (g.model, g.data, g.method)])
+    nearest = _by_mask([o for o in groups if (o.model, o.place, o.method) == (g.model, g.place, g.method)])
     shown = [(f"mask {mask}", nearest[mask], style) for mask, style in (("none", "--"), ("random", "-."))
              if mask in nearest and mask != g.mask]  # fmt: skip
     shown += [("before unlearning", original, ":")] if original else []
@@ -171,8 +171,7 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
     """Retained against forgotten, one point a config; each method's config nearest to its preset is the large one."""
     for same in _by_model_and_data(groups):
         g = same[0]
-        x, y = ("forget/regurgitation", "retain/regurgitation") if is_lume(g) else (
-            "forget/rouge_l_recall", "retain/rouge_l_recall")  # fmt: skip
+        (x, name_x), (y, name_y) = (panel.series[0] for panel in _panels(g)[:2])
         if len(same) < 2 or not any(p.estimate(x) and p.estimate(y) for p in same):
             continue
         figure, (ax,) = _canvas(1, width=5.6, height=4.2)
@@ -183,7 +182,7 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
             _point(ax, i, p.estimate(x), p.estimate(y), f"{p.method} · {p.mask}" if main else None, main)
         if original := _original(g, before):
             _point(ax, 6, original.estimate(x), original.estimate(y), "before unlearning", True, "X")
-        ax.set(xlabel=f"{x.replace('/', ', ')} (lower is better)", ylabel=f"{y.replace('/', ', ')} (higher is better)")
+        ax.set(xlabel=f"{name_x}: lower is better", ylabel=f"{name_y}: higher is better")
         handles, labels = ax.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda k: _legend_rank(labels[k], kinds))
         ax.legend([handles[k] for k in order], [labels[k] for k in order], loc="center left", bbox_to_anchor=(1, 0.5))
@@ -240,7 +239,7 @@ def mask_comparisons(groups: Sequence[Group], before: Sequence[Group]) -> Iterat
                 ax.grid(visible=False, axis="y")
                 _legend(ax)
             caption = (
-                f"Figure 5: kinds of mask under {method}, {g.model} on {g.data}; in brackets the share of MLP neurons "
+                f"Figure 5: kinds of mask under {method}, {g.model} on {g.place}; in brackets the share of MLP neurons "
                 "that train. Dotted: before unlearning."
             )
             suffix = "" if method == "simu" else f"_{method}"
@@ -288,7 +287,7 @@ def heatmaps(groups: Sequence[Group]) -> Iterator[Picture]:
             ax.tick_params(labelbottom=ax is axes[-1])
         axes[-1].set_xlabel("neuron (row of the MLP down-projection)")
         binned = f" {width / CELLS:.0f} neurons share a column (attribution: the largest in size; masks: the mean)."
-        caption = f"Figure 6: attribution and masks by layer, {same[0].model} on {same[0].data}."
+        caption = f"Figure 6: attribution and masks by layer, {same[0].model} on {same[0].place}."
         note = f"One run each (seed {runs[0].seed}), so no interval.{binned if width > CELLS else ''}"
         yield _titled("figure6_heatmaps", figure, same[0], "attribution and masks by layer", note, caption)
 
@@ -316,8 +315,8 @@ def layers(groups: Sequence[Group]) -> Iterator[Picture]:
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         both, union = int(counts[1].sum()), int((forget | retain).sum())
         caption = (
-            f"Figure 6, counts: neurons above t = {t} of their layer's largest score, {run.model} on {run.data}; the "
-            f"two sets share {both:,} of {union:,} (Jaccard {both / max(union, 1):.2f})."
+            f"Figure 6, counts: neurons above t = {t} of their layer's largest score, {run.model} on {same[0].place}; "
+            f"the two sets share {both:,} of {union:,} (Jaccard {both / max(union, 1):.2f})."
         )
         note = f"One run (seed {run.seed}), so no interval."
         yield _titled("figure6_layers", figure, same[0], "critical neurons by layer", note, caption)
@@ -354,7 +353,11 @@ def _ticks(n_layers: int) -> list[int]:
 
 def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
     """Forget and retain loss and the clipped fraction by step, each method nearest to its preset."""
-    wanted = (("forget_loss", "Forget loss"), ("retain_loss", "Retain loss"), ("clipped_fraction", "Clipped fraction"))
+    wanted = (
+        ("forget_loss", "Forget loss, as the objective signs it"),
+        ("retain_loss", "Retain loss"),
+        ("clipped_fraction", "Clipped fraction"),
+    )
     for same in _by_model_and_data(groups):
         shown = [(g, log) for g in sorted(_nearest(same), key=_rank) if (log := g.first.training())]
         if not shown:
@@ -370,7 +373,7 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
             _legend(ax)
         g = same[0]
         caption = (
-            f"Training: {g.model} on {g.data}, each method's config nearest to its preset. Clipped: share of "
+            f"Training: {g.model} on {g.place}, each method's config nearest to its preset. Clipped: share of "
             "coordinates whose second-order step is cut to ±1."
         )
         yield _titled(
@@ -418,13 +421,14 @@ def _legend(ax: Axes) -> None:
 
 def _titled(name: str, figure: Figure, g: Group, what: str, note: str, caption: str, suffix: str = "") -> Picture:
     """Say inside the picture what it is of and what the bars are, so that it can stand alone."""
-    title = f"{g.model} on {g.data}: {what}"
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    title = f"{g.model} on {g.place}: {what}"
+    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), x=0.01, ha="left", weight="bold")
     if note:
         lines = textwrap.fill(note, int(18 * figure.get_figwidth()))
         figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color="#555555")
     number = caption.split(":")[0]
-    return Picture(f"{name}_{g.model}_{g.data}{suffix}", f"{number}: {title}", f"{caption} {note}".strip(), figure)
+    file = f"{name}_{g.model}_{file_name(g.place)}{suffix}"
+    return Picture(file, f"{number}: {title}", f"{caption} {note}".strip(), figure)
 
 
 def _evidence(groups: Sequence[Group]) -> str:
@@ -441,7 +445,7 @@ def _panels(g: Group) -> tuple[Panel, ...]:
 
 
 def _original(g: Group, before: Sequence[Group]) -> Group | None:
-    return next((o for o in before if (o.model, o.data) == (g.model, g.data)), None)
+    return next((o for o in before if (o.model, o.place) == (g.model, g.place)), None)
 
 
 def _nearest(groups: Sequence[Group]) -> list[Group]:
@@ -462,7 +466,7 @@ def _by_model_and_data(groups: Sequence[Group]) -> list[list[Group]]:
     found: dict[tuple[str, str], list[Group]] = {}
     for g in groups:
         if g.method != ORIGINAL:
-            found.setdefault((g.data, g.model), []).append(g)
+            found.setdefault((g.place, g.model), []).append(g)
     return [found[key] for key in sorted(found)]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -38,9 +39,12 @@ class Group:
 
     runs: tuple[Run, ...]
     settings: Mapping[str, object]
+    place: str
+    """The data, and what tells this model, data and evaluator from others of the same names: 'mini (forget_offset=4)'.
+    Only groups of one model and place were asked the same, so only they are set side by side."""
     original: bool = False
     varying: tuple[str, ...] = field(default=())
-    """Settings in which this group differs from others of the same model, data, method and mask."""
+    """Settings in which this group differs from others of the same model, place, method and mask."""
 
     @property
     def first(self) -> Run:
@@ -151,10 +155,14 @@ def group(runs: Iterable[Run]) -> list[Group]:
     """Evaluated runs by config; groups in the order of their first run, each told what makes it different."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        if run.metrics and run.method != ORIGINAL:
+        if run.metrics:
             found.setdefault(_key(run.settings()), []).append(run)
-    groups = [Group(runs=tuple(same), settings=same[0].settings()) for same in found.values()]
-    return [_told_apart(g, groups) for g in groups]
+    places = _places(itertools.chain(*found.values()))
+    groups = [
+        Group(runs=tuple(same), settings=same[0].settings(), place=places[_key(_before_unlearning(same[0]))])
+        for same in found.values()
+    ]
+    return [_told_apart(g, groups) for g in groups if g.first.method != ORIGINAL]
 
 
 def originals(runs: Iterable[Run]) -> list[Group]:
@@ -163,11 +171,12 @@ def originals(runs: Iterable[Run]) -> list[Group]:
     for run in runs:
         if any(name.startswith(PREFIX) for name in run.metrics):
             found.setdefault(_key(_before_unlearning(run)), {}).setdefault(run.seed, run)
-    groups = [
-        Group(runs=tuple(seeds.values()), settings=_before_unlearning(next(iter(seeds.values()))), original=True)
-        for seeds in found.values()
-    ]
-    return [_told_apart(g, groups) for g in groups]
+    places = _places(itertools.chain(*(seeds.values() for seeds in found.values())))
+    return [
+        Group(runs=tuple(seeds.values()), settings=_before_unlearning(next(iter(seeds.values()))), place=places[key],
+              original=True)
+        for key, seeds in found.items()
+    ]  # fmt: skip
 
 
 def varying(groups: Sequence[Group]) -> tuple[str, ...]:
@@ -192,8 +201,24 @@ def show(value: object) -> str:
 
 
 def _told_apart(g: Group, groups: Sequence[Group]) -> Group:
-    like = [o for o in groups if (o.model, o.data, o.method, o.mask) == (g.model, g.data, g.method, g.mask)]
-    return Group(runs=g.runs, settings=g.settings, original=g.original, varying=varying(like))
+    like = [o for o in groups if (o.model, o.place, o.method, o.mask) == (g.model, g.place, g.method, g.mask)]
+    return replace(g, varying=varying(like))
+
+
+def _places(runs: Iterable[Run]) -> dict[str, str]:
+    """Settings of model, data and evaluator (as a key) → the data's name, with what tells them apart where need be."""
+    found: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
+    for run in runs:
+        settings = _before_unlearning(run)
+        found.setdefault((run.model, run.data), {})[_key(settings)] = settings
+    places = {}
+    for (_, data), benches in found.items():
+        names = dict.fromkeys(name for settings in benches.values() for name in settings)
+        apart = [name for name in names if len({repr(s.get(name)) for s in benches.values()}) > 1]
+        for key, settings in benches.items():
+            said = ", ".join(f"{name.rsplit('.', 1)[-1]}={show(settings.get(name))}" for name in apart)
+            places[key] = f"{data} ({said})" if said else data
+    return places
 
 
 def _before_unlearning(run: Run) -> dict[str, object]:

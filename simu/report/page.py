@@ -75,12 +75,12 @@ def provenance(runs: Sequence[Run]) -> Table:
         kind = ", ".join(filter(None, [str(machine.get("processor") or ""), f"{machine.get('cores', '?')} cores",
                                        *map(str, machine.get("gpus") or [])]))  # fmt: skip
         stages = (p.get("stages") or {}).values()
-        seconds = sum(float(stage.get("seconds") or 0) for stage in stages if isinstance(stage, dict))
+        seconds = sum(float(s.get("seconds") or 0) for s in stages if isinstance(s, dict) and not s.get("cached"))
         rows.append(Row((str(run.path), str(p.get("command") or "–"), commit, versions, kind,
                          str(p.get("finished") or "–"), round(seconds))))  # fmt: skip
     columns = tuple(Column(label=h, style="count" if h == "seconds" else "text") for h in heads)
-    return Table(name="provenance", title="Provenance", columns=columns, rows=tuple(rows),
-                 notes=("Seconds are those of the run's stages; cached stages took none.",))  # fmt: skip
+    notes = ("Seconds of the stages that this run computed itself; stages taken from the cache are not in it.",)
+    return Table(name="provenance", title="Provenance", columns=columns, rows=tuple(rows), notes=notes)
 
 
 def left_out(skipped: Sequence[Skipped]) -> Table:

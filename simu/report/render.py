@@ -45,7 +45,7 @@ def terminal(table: Table) -> list[RichTable]:
         return [_upright(table)]
     parts = [list(rows) for _, rows in groupby(table.rows, key=lambda row: row.cells[:2])]
     if max(sum(row.kind == "ours" for row in rows) for rows in parts) <= 5:
-        return [_turned(table, rows) for rows in parts]
+        return [_turned(table, rows, table.notes if rows is parts[-1] else ()) for rows in parts]
     kept = [i for i, c in enumerate(table.columns) if c.style == "text" or c.main]
     return [_upright(Table(name=table.name, title=f"{table.title} (main columns; all of them are in the files)",
                            columns=tuple(table.columns[i] for i in kept), notes=table.notes,
@@ -64,11 +64,11 @@ def _upright(table: Table) -> RichTable:
     return out
 
 
-def _turned(table: Table, rows: list[Row]) -> RichTable:
+def _turned(table: Table, rows: list[Row], notes: tuple[str, ...]) -> RichTable:
     """Labels across, figures down: one column for each of our rows, printed figure and difference inside its cell."""
     labels = [i for i, c in enumerate(table.columns) if c.style == "text" and i < 6]
     data, model = rows[0].cells[:2]
-    out = _frame(f"{table.title} – {model} on {data}", table.notes)
+    out = _frame(f"{table.title} – {model} on {data}", notes)
     out.add_column("")
     blocks: list[list[Row]] = []
     for row in rows:
@@ -77,7 +77,7 @@ def _turned(table: Table, rows: list[Row]) -> RichTable:
             blocks.append([])
         blocks[-1].append(row)
     for i, column in enumerate(table.columns):
-        if i in labels:
+        if i in labels or all(row.cells[i] is None for row in rows):
             continue
         cells = []
         for block in blocks:

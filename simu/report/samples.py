@@ -9,7 +9,7 @@ import numpy as np
 
 from simu.report.collect import Run
 from simu.report.groups import ORIGINAL, Group
-from simu.report.tables import METHODS, Column, Row, Table, is_lume, nearest_to_preset
+from simu.report.tables import METHODS, Column, Row, Table, file_name, is_lume, nearest_to_preset
 
 SPLITS = ("forget", "retain", "world_facts", "real_authors")
 LONGEST = 240  # letters of a text that a table shows
@@ -22,16 +22,19 @@ def sample_tables(groups: Sequence[Group], before: Sequence[Group], per_split: i
     """
     tables = []
     nearest = nearest_to_preset(groups)
-    for data, model in sorted({(g.data, g.model) for g in nearest}):
-        shown = sorted((g for g in nearest if (g.data, g.model) == (data, model)), key=_order)
-        untouched = [r for g in before if (g.data, g.model) == (data, model) for r in g.runs if r.method == ORIGINAL]
+    for place, model in sorted({(g.place, g.model) for g in nearest}):
+        shown = sorted((g for g in nearest if (g.place, g.model) == (place, model)), key=_order)
+        untouched = [r for g in before if (g.place, g.model) == (place, model) for r in g.runs if r.method == ORIGINAL]
         asked = [(ORIGINAL, untouched[0])] if untouched else []
         asked += [(g.method, g.first) for g in shown]
         answers = {method: answered for method, run in asked if (answered := _answers(run))}
         if answers:
             number = 7 if is_lume(shown[0]) else 6
-            tables.append(_table(f"table{number}_{model}_{data}", f"Table {number}: generations, {model} on {data}",
-                                 answers, per_split, seed))  # fmt: skip
+            name, title = (
+                f"table{number}_{model}_{file_name(place)}",
+                f"Table {number}: generations, {model} on {place}",
+            )
+            tables.append(_table(name, title, answers, per_split, seed))
     return tables
 
 

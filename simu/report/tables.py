@@ -5,6 +5,7 @@ A table is data: columns, rows, notes. How it looks on a terminal or in md, csv,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -131,7 +132,7 @@ def is_lume(g: Group) -> bool:
 def paper_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
     """Tables 1–5 over the groups that ran each method with the fewest changes to its preset; empty ones left out."""
     shown = [g for g in [*before, *nearest_to_preset(groups)] if g.method in METHODS]
-    shown.sort(key=lambda g: (g.data, g.model, METHODS.index(g.method)))
+    shown.sort(key=lambda g: (g.place, g.model, METHODS.index(g.method)))
     tofu, lume = [g for g in shown if not is_lume(g)], [g for g in shown if is_lume(g)]
     tables = [
         scores("table1", "Table 1: question answering (TOFU)", TABLE1, tofu, paper.table1(),
@@ -152,10 +153,10 @@ def paper_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table
 
 
 def nearest_to_preset(groups: Sequence[Group]) -> list[Group]:
-    """For each model, data and method the group with the fewest overridden settings, then the most seeds."""
+    """For each model, place and method the group with the fewest overridden settings, then the most seeds."""
     best: dict[tuple[str, str, str], Group] = {}
     for g in groups:
-        key = (g.model, g.data, g.method)
+        key = (g.model, g.place, g.method)
         if key not in best or _distance(g) < _distance(best[key]):
             best[key] = g
     return list(best.values())
@@ -174,7 +175,7 @@ def scores(
     odd: dict[str, list[str]] = {}
     for g in groups:
         ours = [g.estimate(score.metric) for score in layout]
-        labels: tuple[Cell, ...] = (g.data, g.model, g.method, g.mask)
+        labels: tuple[Cell, ...] = (g.place, g.model, g.method, g.mask)
         rows.append(Row((*labels, "ours", *ours, counts(g), g.seeds)))
         found = paper.find(printed, data=g.data, model=g.model, method=g.method)
         if found:
@@ -216,7 +217,7 @@ def settings(name: str, title: str, layout: dict[str, str], groups: Sequence[Gro
     said: list[str] = []
     for g in groups:
         ours = [_setting(g, key) for key in layout.values()]
-        labels: tuple[Cell, ...] = (g.data, g.model, *([g.method] if by_method else []))
+        labels: tuple[Cell, ...] = (g.place, g.model, *([g.method] if by_method else []))
         rows.append(Row((*labels, "ours", *ours)))
         keys: dict[str, paper.Value] = {"data": g.data, "model": g.model}
         keys |= {"method": g.method} if by_method else {}
@@ -247,12 +248,12 @@ def critical_neurons(groups: Sequence[Group]) -> Table:
         mean = sum(selected) / len(selected)
         ours = Estimate(mean=mean, low=low, high=high, seeds=len(selected), over="seeds" if low is not None else "")
         t = show(_setting(g, "mask.t"))
-        rows.append(Row((g.data, g.model, g.mask, t, "ours", total, ours, mean / total, len(selected))))
+        rows.append(Row((g.place, g.model, g.mask, t, "ours", total, ours, mean / total, len(selected))))
         if row := paper.find(paper.table5(), data=g.data, model=g.model):
             n, of = int(row["critical_mlp_neurons"]), int(row["total_mlp_neurons"])
-            rows.append(Row((g.data, g.model, g.mask, t, "paper", of, n, n / of, None), "paper"))
+            rows.append(Row((g.place, g.model, g.mask, t, "paper", of, n, n / of, None), "paper"))
             rows.append(
-                Row((g.data, g.model, g.mask, t, "difference", total - of, mean - n, mean / total - n / of, None),
+                Row((g.place, g.model, g.mask, t, "difference", total - of, mean - n, mean / total - n / of, None),
                     "difference"))  # fmt: skip
     columns = (
         *(Column(label=label) for label in ("data", "model", "mask", "t", "")),
@@ -277,7 +278,7 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
         rows = []
         for g in chosen:
             values = [g.estimate(score.metric) for score in layout]
-            labels = (g.data, g.model, g.method, g.mask, g.differs())
+            labels = (g.place, g.model, g.method, g.mask, g.differs())
             rows.append(Row((*labels, g.share_selected(), *values, counts(g), g.seeds)))
         columns = (
             *(Column(label=label) for label in ("data", "model", "method", "mask", "settings")),
@@ -297,7 +298,7 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
 def all_metrics(groups: Iterable[Group]) -> Table:
     """Every metric of every config, one line each: what the other tables leave out."""
     rows = [
-        Row((g.data, g.model, g.method, g.mask, g.differs(), metric, g.estimate(metric), e.n, e.seeds))
+        Row((g.place, g.model, g.method, g.mask, g.differs(), metric, g.estimate(metric), e.n, e.seeds))
         for g in groups
         for metric in g.metrics()
         if (e := g.estimate(metric))
@@ -312,7 +313,8 @@ def all_metrics(groups: Iterable[Group]) -> Table:
 
 
 VARIANTS = {
-    "data.forget": "forget", "data.fold": "fold", "data.mia_set": "MIA documents", "data.seam": "seam",
+    "data.forget": "forget", "data.retain_rows": "retain rows", "data.evaluation_rows": "rows a split",
+    "data.fold": "fold", "data.mia_set": "MIA documents", "data.seam": "seam",
     "evaluator.compat": "definitions", "evaluator.choice_scorer": "choice scorer", "evaluator.mia_k": "min-k k",
     "evaluator.aggregate_em": "EM in the aggregate", "evaluator.aggregate_mia": "MIA in the aggregate",
 }  # fmt: skip
@@ -321,7 +323,7 @@ VARIANTS = {
 def variants(g: Group) -> str:
     """Which EM, which attack, which fold: the switches of data and evaluator that a figure depends on."""
     found = [f"{label} {show(g.settings[key])}" for key, label in VARIANTS.items() if g.settings.get(key) is not None]
-    return f"Ours, {g.model} on {g.data}: {', '.join(found)}." if found else ""
+    return f"Ours, {g.model} on {g.place}: {', '.join(found)}." if found else ""
 
 
 def _all_variants(groups: Iterable[Group]) -> list[str]:
@@ -346,6 +348,11 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def file_name(text: str) -> str:
+    """'mini (forget_offset=4)' → 'mini_forget_offset=4'."""
+    return re.sub(r"[^\w.=-]+", "_", text).strip("_")
+
+
 def _plain(value: float | None) -> Cell:
     """A difference or a printed setting without the noise of floats: 2.0 → 2, 1.0000000000000005e-06 → 1e-06."""
     return None if value is None else float(f"{value:.6g}")
@@ -362,7 +369,7 @@ def _distance(g: Group) -> tuple[int, int]:
 def _order(g: Group) -> tuple[object, ...]:
     known = METHODS.index(g.method) if g.method in METHODS else len(METHODS)
     numbers = [v if isinstance(v, int | float) else 0.0 for v in map(g.settings.get, g.varying)]
-    return g.data, g.model, known, g.method, g.mask, numbers
+    return g.place, g.model, known, g.method, g.mask, numbers
 
 
 def _without_empty(table: Table) -> Table:
