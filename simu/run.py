@@ -130,6 +130,7 @@ def _known_keys() -> list[str]:
 def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # argparse wants it first
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
         if SINGLE:

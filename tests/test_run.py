@@ -150,7 +150,7 @@ def test_bad_overrides(tmp_path, overrides, message):
     assert re.search(message, done.stderr), done.stderr
     assert len(done.stderr.splitlines()) <= 4
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("cache/*/*"))
+    assert not list(tmp_path.glob("cache/*/*/files.json"))
 
 
 def test_broken_row_in_a_data_file(tmp_path, tofu_dir):

@@ -185,6 +185,8 @@ def preflight(source: str, key: str) -> None:
         return
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise UserError(f"{key}={source}: no such folder; allowed is a Hugging Face model folder or a hub id")
     if any(isinstance(try_to_load_from_cache(source, f), str) for f in ("config.json", "tokenizer_config.json")):
         return
     instead = f"pass a local folder ({key}=/path/to/folder), or HF_TOKEN for a gated model"
