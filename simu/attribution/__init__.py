@@ -1,6 +1,9 @@
 """Which neurons a model's answers rest on. Each attribution gives sums over next-token samples: float32 [L, D]."""
 
+from simu.attribution.activation import Activation
+from simu.attribution.feed import feed
+from simu.attribution.gradient import Gradient
 from simu.attribution.integrated import Integrated, count_samples, neuron_attribution
-from simu.attribution.plan import Plan, plan
+from simu.attribution.planning import Plan, plan
 
-__all__ = ["Integrated", "Plan", "count_samples", "neuron_attribution", "plan"]
+__all__ = ["Activation", "Gradient", "Integrated", "Plan", "count_samples", "feed", "neuron_attribution", "plan"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from simu.attribution.partial import Partial, fingerprint
-from simu.attribution.plan import Plan, Unit, plan
+from simu.attribution.planning import Plan, Unit, plan
 from simu.attribution.shadow import Clean, Engine, Layout, Objective, Position, layout, precise, undisturbed
 from simu.progress import track
 from simu.types import IGNORE, NeuronScores, UserError, require
@@ -68,8 +68,8 @@ def neuron_attribution(
         [B, T]) marks with 1.
     groups: number of groups G; batch["group"] (LongTensor [B]) then says which group a row belongs to. Costs nothing.
     max_memory, recompute: see `simu.attribution.plan`.
-    checkpoint: file (or existing folder) for partial sums. A killed call, started again with the same arguments, goes
-        on from there and gives the same result; it is kept when done.
+    checkpoint: folder for partial sums (made if need be). A killed call, started again with the same arguments, goes on
+        from there and gives the same result; the caller removes it.
 
     Costs, for one row, about what its tokens cost and not their square: see docs/attribution.md. Scores are
     accumulated in float64 (products in float32 for models below float64).
@@ -154,6 +154,7 @@ class _Run:
                 continue
             rows = {name: x[piece.rows].to(self.device) for name, x in self.batches[piece.batch].items()}
             where, group = self._trimmed(rows)
+            clean = pending = None  # the last piece's memory is free before the next one's is taken
             clean = self.engine.clean(rows, where)
             if not self.checked:
                 self.engine.check()
@@ -173,8 +174,9 @@ class _Run:
         width = int(rows["attention_mask"].sum(1).max())
         for name in ("input_ids", "attention_mask", "labels"):
             rows[name] = rows[name][:, :width]
-        group = rows.get("group", torch.zeros(len(rows["labels"]), dtype=torch.long, device=self.device))
-        return layout(rows["labels"], rows["attention_mask"], self.position), group
+        if len(self.kept.sums) == 1:
+            rows["group"] = torch.zeros(len(rows["labels"]), dtype=torch.long, device=self.device)
+        return layout(rows["labels"], rows["attention_mask"], self.position), rows["group"]
 
     def _unit(self, unit: Unit, clean: Clean, where: Layout, group: Tensor, pending: list[Tensor]) -> None:
         if unit.points is None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+FILE = "attribution.partial.safetensors"
 EVERY_SECONDS = 5.0
 """Least time between two writes inside one micro-batch; its end is always written."""
 
@@ -35,13 +36,11 @@ def fingerprint(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], setti
 
 
 class Partial:
-    """Sums float64 [G, L, D] in one file, with how many passes they hold. Without a path: in memory only."""
+    """Sums float64 [G, L, D] in a file of a folder, with how many passes they hold; no folder: in memory only."""
 
     def __init__(self, path: str | Path | None, digest: str, shape: tuple[int, ...], dtype: torch.dtype):
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else Path(path) / FILE
         self.digest, self.done, self.sums, self.written = digest, 0, torch.zeros(shape, dtype=dtype), time.monotonic()
-        if self.path is not None and self.path.is_dir():
-            self.path = self.path / "attribution.partial.safetensors"
         if self.path is not None and self.path.is_file():
             self._read(self.path)
 

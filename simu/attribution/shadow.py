@@ -31,6 +31,7 @@ from simu.types import IGNORE, UserError
 Objective = Literal["log_prob", "nll", "prob"]
 Position = Literal["next_token", "sequence"]
 GATHERED = ("position_ids", "position_embeddings", "cache_position")  # arguments of a block that run over positions
+LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary embeddings that change with the row's length
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
 
@@ -163,6 +164,7 @@ class Engine:
 
     def clean(self, batch: Mapping[str, Tensor], where: Layout) -> Clean:
         """Run the rows once and keep what the shadow streams need. Raises UserError where a block is not understood."""
+        self._require_fixed_rotation(batch["input_ids"].shape[1])
         self.where, self.state, self.masks = where, Clean(), {}
         self.everywhere = where.inject.device.type == "meta" or bool(where.inject.all())
         index = where.positions[:, :, None].expand(-1, -1, self.parts.d_model)
@@ -194,11 +196,17 @@ class Engine:
         handles.append(self.parts.blocks[-1].register_forward_hook(last))
         ids = batch["input_ids"]
         # Right padding is never seen by a causal row, so none is declared: masked-out rows would only risk NaN.
-        everything = None if ids.device.type == "meta" else torch.ones_like(ids)
+        # (On the meta device a mask cannot be looked into: one of four dimensions is taken as it is.)
+        B, T = ids.shape
+        everything = torch.ones_like(ids)
+        if ids.device.type == "meta":
+            everything = torch.ones(B, 1, T, T, dtype=torch.bool, device=ids.device)
         cache: Any = DynamicCache()  # built without the config: full layers, never cropped to a window
         try:
             with torch.no_grad():
-                self.model(input_ids=ids, attention_mask=everything, cache=cache, use_cache=True, logits_to_keep=1)
+                at = torch.arange(T, device=ids.device)[None]
+                self.model(input_ids=ids, attention_mask=everything, position_ids=at, cache=cache, use_cache=True,
+                           logits_to_keep=1)  # fmt: skip
         finally:
             for handle in handles:
                 handle.remove()
@@ -208,6 +216,20 @@ class Engine:
             raise UserError(f"{self.name}: {len(state.inputs)} layers ran, {len(state.beta)} down-projections and "
                             f"{len(state.keys)} caches were seen; allowed is one each a layer")  # fmt: skip
         return state
+
+    def _require_fixed_rotation(self, T: int) -> None:
+        """A rotary embedding that depends on the row's length gives a prefix other keys than the whole row."""
+        config = self.model.config.get_text_config()
+        given = getattr(config, "rope_parameters", None) or {}
+        kinds = [v for v in given.values() if isinstance(v, dict)] or [given]
+        for rope in kinds:
+            kind = rope.get("rope_type")
+            limit = rope.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None) or config.max_position_embeddings  # fmt: skip
+            if kind in LENGTH_DEPENDENT and limit < T:
+                raise UserError(f"{self.name}: its rotary embedding ({kind}) changes with the row's length beyond "
+                                f"{limit} tokens, so a row of {T} has no clean prefix; allowed are rows up to {limit} "
+                                "(model.max_length)")  # fmt: skip
 
     @staticmethod
     def _named(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

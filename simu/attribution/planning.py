@@ -9,6 +9,7 @@ Shapes: B rows, T tokens, N shadow positions (of the longest row), P path points
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simu.attribution.shadow import Engine, Layout, Position, layout, precise, undisturbed
+from simu.attribution.shadow import LENGTH_DEPENDENT, Engine, Layout, Position, layout, precise, undisturbed
 from simu.models.anatomy import Anatomy, anatomy
 from simu.types import UserError
 
 GIB = 2**30
-DEFAULT_ACTIVATIONS = 2 * GIB
-"""Bytes of activations allowed on a CPU where no limit is given."""
+MOST_ACTIVATIONS = {"cuda": 16 * GIB, "cpu": GIB // 4}
+"""Bytes of activations in one pass beyond which a larger pass was not faster (docs/attribution.md)."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ def plan(
     """The cut of an attribution that fits `max_memory`, and its cost by stage. `model` may be on meta.
 
     batches: as `neuron_attribution` takes them; only attention_mask and labels are read.
-    max_memory: GiB for everything, weights included. None: on a GPU 80 % of the memory that is free, elsewhere 2 GiB of
-        activations beside what has to be held anyway.
+    max_memory: GiB for everything, weights included. None: on a GPU the weights and 80 % of what is free beside them,
+        elsewhere no limit (a pass is small anyway).
     recompute: keep only the blocks' inputs and run each block again backwards. None: only if nothing else fits.
 
     Raises UserError where not even one row with one path point fits, saying how much it needs.
@@ -154,6 +155,7 @@ def plan(
     device = next(model.parameters()).device
     if limit is None and device.type == "cuda":
         limit = int(sizes.weights + 0.8 * torch.cuda.mem_get_info(device)[0])
+    most = MOST_ACTIVATIONS.get(device.type, GIB // 4)
     shared = path == "right" and layers == "single"
     points = m - 1 if shared else m
     shapes = []
@@ -167,12 +169,12 @@ def plan(
     choices = [recompute] if recompute is not None else [False, True]
     for again in choices:
         for rows in _halvings(max((b for b, *_ in shapes), default=1)):
-            cut = _Cut(sizes, saved, again, limit, m, groups)
+            cut = _Cut(sizes, saved, again, limit, groups, most)
             if cut.budget(rows, T, N) >= cut.least(rows * N):
                 return _made(cut, shapes, rows, points, shared, layers == "all", T, N)
-    cut = _Cut(sizes, saved, choices[-1], limit, m, groups)
+    cut = _Cut(sizes, saved, choices[-1], limit, groups, most)
     needed = (cut.fixed(1, T, N) + cut.least(N)) / GIB
-    raise UserError(f"attribution.max_memory={max_memory}: one row of {T} tokens needs {needed:.2f} GiB; allowed is at "
+    raise UserError(f"attribution.max_memory={max_memory}: one row of {T} tokens needs {needed:.3f} GiB; allowed is at "
                     "least that, or shorter rows (model.max_length)")  # fmt: skip
 
 
@@ -183,17 +185,22 @@ class _Cut:
     """Bytes that autograd keeps of one block for one shadow token."""
     recompute: bool
     limit: int | None
-    m: int
     groups: int
+    most: float
+    """Bytes of activations beyond which a larger pass does not pay."""
 
     @property
     def logits_rows(self) -> int:
-        """As many [·, V] rows as 128 MiB hold in float32; never fewer than 16."""
-        return max(16, min(4096, 128 * 2**20 // (4 * self.sizes.vocabulary)))
+        """Rows of logits at once: 64 MiB of them and what they turn into, less under a tight limit; 16 at least."""
+        left = math.inf if self.limit is None else (self.limit - self.sizes.weights) / 8
+        return int(max(16, min(4096, min(64 * 2**20, left) // self._logits_row())))
+
+    def _logits_row(self) -> int:
+        """Logits and their gradient in the model's type, probabilities and slope in float32 or 64."""
+        return self.sizes.vocabulary * 2 * (self.sizes.element + precise(self.sizes.dtype).itemsize)
 
     def logits(self) -> int:
-        e = self.sizes.element
-        return self.logits_rows * self.sizes.vocabulary * (2 * e + 2 * precise(self.sizes.dtype).itemsize)
+        return self.logits_rows * self._logits_row()
 
     def clean(self, rows: int, T: int, N: int) -> int:
         """β and inputs at shadow positions, keys and values at all, and the clean pass's own transient."""
@@ -209,16 +216,20 @@ class _Cut:
         return self.sizes.weights + self.clean(rows, T, N) + self.sums(rows, N) + self.logits()
 
     def budget(self, rows: int, T: int, N: int) -> float:
-        """Bytes left for the streams."""
-        if self.limit is None:
-            return max(DEFAULT_ACTIVATIONS, self.least(rows * N))
-        return self.limit - self.fixed(rows, T, N)
+        """Bytes for the streams: what the limit leaves, but no more than pays off."""
+        left = math.inf if self.limit is None else self.limit - self.fixed(rows, T, N)
+        return min(left, max(self.most, self.least(rows * N)))
+
+    @property
+    def working(self) -> float:
+        """Bytes a token of the block that runs: while backward, about what it kept; recomputed, that as well."""
+        return (2.0 if self.recompute else 1.0) * self.saved
 
     def stream(self, tokens: int, blocks: int) -> float:
         """Bytes of one stream of `tokens` shadow positions through `blocks` blocks, forward and backward."""
         s = self.sizes
         ends = 4 * tokens * s.parts.d_model * s.element  # leaf, its gradient, the last output and its gradient
-        working = 2 * self.saved  # the block at hand: kept activations, and as much again while it runs backward
+        working = self.working  # of the block at hand
         if self.recompute:
             return ends + tokens * (blocks * s.parts.d_model * s.element + working)
         return ends + tokens * (blocks * self.saved + working)
@@ -299,13 +310,26 @@ def _halvings(n: int) -> list[int]:
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:
-    """The same architecture and type without weights."""
+    """The same architecture and type without weights, and with a rotary embedding that looks at no values."""
     hf: Any = model
-    if next(model.parameters()).device.type == "meta":
+    config = copy.deepcopy(hf.config)
+    plain = _plain_rotation(config.get_text_config())
+    if plain and next(model.parameters()).device.type == "meta":
         return model
     with torch.device("meta"):
-        twin: Any = type(model)(copy.deepcopy(hf.config))
+        twin: Any = type(model)(config)
     return twin.to(hf.dtype)
+
+
+def _plain_rotation(config: Any) -> bool:
+    """Turn length-dependent rotary embeddings of `config` into plain ones (same sizes); whether there were none."""
+    given = getattr(config, "rope_parameters", None) or {}
+    varying = [r for r in (given, *given.values()) if isinstance(r, dict) and r.get("rope_type") in LENGTH_DEPENDENT]
+    for rope in varying:
+        kept = {k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}
+        rope.clear()
+        rope.update(kept, rope_type="default")
+    return not varying
 
 
 def saved_bytes(twin: nn.Module, T: int, N: int) -> int:
