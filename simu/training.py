@@ -62,8 +62,9 @@ class Training:
     """Passes over the forget rows; 0 trains nothing."""
     batch_size: int
     """Forget rows a step, over all devices; each draws one retain row."""
-    micro_batch_size: int | None = None
-    """Rows a forward pass; the rest of the step is accumulated, exactly. None: the whole batch."""
+    micro_batch_size: int | None = 4
+    """Rows a forward pass; the rest of the step is accumulated, exactly. Rows of like length go together, so that
+    small ones waste little on padding. None: the whole batch."""
     warmup: float = 0.1
     """Fraction of the steps in which the learning rate rises linearly to its value."""
     schedule: Literal["linear", "constant"] = "linear"

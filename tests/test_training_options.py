@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from simu.config import build
@@ -28,7 +28,8 @@ MASKS = {
 
 
 def option(slot: str, name: str, **changes: object):
-    return build({**yaml.safe_load((CONF / slot / f"{name}.yaml").read_text()), **changes}, slot)
+    composed = OmegaConf.create({"seed": 0, slot: OmegaConf.load(CONF / slot / f"{name}.yaml")})
+    return build({**OmegaConf.to_container(composed, resolve=True)[slot], **changes}, slot)
 
 
 def rows(n: int, seed: int) -> list[Encoded]:
@@ -79,7 +80,7 @@ TABLE = (
 )
 
 
-@pytest.mark.parametrize(("objective", "optimizer", "selection", "mask"), TABLE, ids="-".join)
+@pytest.mark.parametrize(("objective", "optimizer", "selection", "mask"), TABLE, ids=str)
 def test_every_option_trains_what_is_selected_and_resumes(objective, optimizer, selection, mask, tmp_path):
     options = (option("objective", objective), option("optimizer", optimizer, lr=1e-3), option("selection", selection))
     model, result = unlearn(*options, MASKS[mask])

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from simu.objectives.reference import Reference
@@ -71,18 +72,22 @@ def head_sees(head: nn.Module, where: Labelled, beside: Reference | None = None)
             handle.remove()
 
 
-def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's logits."""
-    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    logits: Tensor = output.logits
-    return logits
+def forward(model: nn.Module, batch: Batch) -> Any:
+    """The model's output.
+
+    Without an attention mask where the padding is on the right: a causal model never looks at it from a real token, and
+    attention without an explicit mask is faster. What comes out at padded positions means nothing.
+    """
+    mask = batch["attention_mask"]
+    padded_left = not bool(mask[:, 0].all())
+    return model(input_ids=batch["input_ids"], attention_mask=mask if padded_left else None, use_cache=False)
 
 
 def labelled_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
     """Logits [N, V] in the model's dtype at labelled positions only, and their labels."""
     where = labelled(batch)
     with head_sees(model.get_output_embeddings(), where):  # type: ignore[operator]
-        return forward(model, batch).squeeze(0), where
+        return forward(model, batch).logits.squeeze(0), where
 
 
 def logits_beside(model: nn.Module, batch: Batch, reference: Reference) -> tuple[Tensor, Tensor, Labelled]:
@@ -90,7 +95,7 @@ def logits_beside(model: nn.Module, batch: Batch, reference: Reference) -> tuple
     `labelled_hidden` gave of the same rows then) are `reference.values`."""
     where = labelled(batch)
     with head_sees(model.get_output_embeddings(), where, reference):  # type: ignore[operator]
-        own, untouched = forward(model, batch).squeeze(0).chunk(2)
+        own, untouched = forward(model, batch).logits.squeeze(0).chunk(2)
     return own, untouched.detach(), where
 
 
@@ -114,15 +119,32 @@ def wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def log_probability(logits: Tensor, target: Tensor) -> Tensor:
-    """log P(target) [N] of logits [N, V]."""
-    return -cross_entropy(wide(logits), target, reduction="none")
+class LogProbability(torch.autograd.Function):
+    """log P(target) [N] of logits [N, V]: one pass over the logits forward and one backward, a chunk at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        normaliser = torch.cat([wide(part).logsumexp(-1) for part in logits.split(CHUNK)])
+        ctx.save_for_backward(logits, target, normaliser)
+        return wide(logits.gather(1, target[:, None]).squeeze(1)) - normaliser
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """gradient · (one-hot of the target − P)."""
+        logits, target, normaliser = ctx.saved_tensors
+        out = torch.empty_like(logits)
+        for to, *parts in zip(*(t.split(CHUNK) for t in (out, logits, target, normaliser, gradient)), strict=True):
+            part, aim, normal, scale = parts
+            p = wide(part).sub(normal[:, None]).exp_().mul_(-scale[:, None])
+            to.copy_(p.scatter_add_(1, aim[:, None], scale[:, None]))
+        return out, None
 
 
 def token_log_probs(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
     """log P(token | what stands before it) [N], float32, of every labelled token; differentiable."""
     logits, where = labelled_logits(model, batch)
-    return by_chunks(log_probability, logits, where.target), where
+    return LogProbability.apply(logits, where.target), where
 
 
 def row_sums(values: Tensor, where: Labelled, rows: int) -> Tensor:

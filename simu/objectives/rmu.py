@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from simu.models.anatomy import anatomy
 from simu.objectives import Answers, Unit
-from simu.objectives.logprobs import labelled, row_sums, wide
+from simu.objectives.logprobs import forward, labelled, row_sums, wide
 from simu.objectives.reference import Reference
 from simu.types import Batch, Loss, require
 
@@ -91,7 +91,7 @@ def block_output(model: nn.Module, block: nn.Module, batch: Batch) -> Tensor:
 
     handle = block.register_forward_hook(keep)
     try:
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        forward(model, batch)
     except _Reached:
         pass
     finally:
