@@ -48,7 +48,7 @@ def default_constraint(g: Group) -> Constraint:
 def candidates(groups: Sequence[Group]) -> list[list[Group]]:
     """The configs of each model, data and method."""
     found: dict[tuple[str, str, str], list[Group]] = {}
-    for g in groups:
+    for g in filter(lambda g: g.evaluated, groups):
         found.setdefault((g.place, g.model, g.method), []).append(g)
     return [found[key] for key in sorted(found)]
 

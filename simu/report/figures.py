@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simu.report.collect import Run
-from simu.report.groups import ORIGINAL, Estimate, Group, neurons, show
-from simu.report.tables import METHODS, counts, file_name, is_lume, nearest_to_preset
+from simu.report.groups import Estimate, Group, neurons, show
+from simu.report.tables import METHODS, by_mask, by_place, counts, file_name, is_lume, mask_rank, nearest_to_preset
 from simu.types import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222", "#999999")
 POINTS = tuple(colour for colour in COLOURS if colour != "#222222")  # black is the model before unlearning
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "h")
-MASKS = ("dual", "forget_only", "contrastive", "soft", "random", "none", "all", "all weights")
 STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "axes.titlesize": 9.5, "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 8,
@@ -79,16 +78,17 @@ def draw(groups: Sequence[Group], before: Sequence[Group]) -> list[Picture]:
         import matplotlib
     except ImportError as error:
         raise UserError("figures need matplotlib: pip install 'simu-unlearning[plots]', or --no-figures") from error
+    evaluated = [g for g in groups if g.evaluated]
     m, t = "m, steps of the path integral", "t, share of the layer's largest score"
     with matplotlib.rc_context(STYLE):
         return [
-            *curves("figure2_m", "Figure 2", "attribution.m", m, groups, before),
-            *curves("figure3_t", "Figure 3", "mask.t", t, groups, before),
-            *trade_offs(groups, before),
-            *mask_comparisons(groups, before),
+            *curves("figure2_m", "Figure 2", "attribution.m", m, evaluated, before),
+            *curves("figure3_t", "Figure 3", "mask.t", t, evaluated, before),
+            *trade_offs(evaluated, before),
+            *mask_comparisons(evaluated, before),
             *heatmaps(groups),
             *layers(groups),
-            *training_curves(groups),
+            *training_curves(evaluated),
         ]
 
 
@@ -140,7 +140,8 @@ def swept(key: str, groups: Iterable[Group]) -> list[list[Group]]:
     """Groups that differ in `key` alone, two values at least, in the order of `key`."""
     lines: dict[str, list[Group]] = {}
     for g in groups:
-        if isinstance(g.settings.get(key), int | float) and g.mask not in ("none", "all", "all weights"):
+        reads = g.mask not in ("none", "all", "all weights") or not key.startswith(("mask.", "attribution."))
+        if isinstance(g.settings.get(key), int | float) and reads:
             rest = {k: v for k, v in g.settings.items() if k != key}
             lines.setdefault(repr(sorted(rest.items())), []).append(g)
     return [sorted(line, key=lambda g: float(str(g.settings[key]))) for line in lines.values() if len(line) > 1]
@@ -155,7 +156,7 @@ def _longest(lines: list[list[Group]]) -> list[list[Group]]:
 
 def _reference_lines(ax: Axes, g: Group, groups: Sequence[Group], original: Group | None) -> None:
     """Controls beside a curve's aggregate: no MLP neuron, random neurons, and the model before unlearning."""
-    nearest = _by_mask([o for o in groups if (o.model, o.place, o.method) == (g.model, g.place, g.method)])
+    nearest = by_mask([o for o in groups if (o.model, o.place, o.method) == (g.model, g.place, g.method)])
     shown = [(f"mask {mask}", nearest[mask], style) for mask, style in (("none", "--"), ("random", "-."))
              if mask in nearest and mask != g.mask]  # fmt: skip
     shown += [("before unlearning", original, ":")] if original else []
@@ -169,7 +170,7 @@ def _reference_lines(ax: Axes, g: Group, groups: Sequence[Group], original: Grou
 
 def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Picture]:
     """Retained against forgotten, one point a config; each method's config nearest to its preset is the large one."""
-    for same in _by_model_and_data(groups):
+    for same in by_place(groups):
         g = same[0]
         (x, name_x), (y, name_y) = (panel.series[0] for panel in _panels(g)[:2])
         if len(same) < 2 or not any(p.estimate(x) and p.estimate(y) for p in same):
@@ -180,6 +181,8 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
         for p in sorted(same, key=lambda p: id(p) in large):
             i, main = kinds.index((p.method, p.mask)), id(p) in large
             _point(ax, i, p.estimate(x), p.estimate(y), f"{p.method} · {p.mask}" if main else None, main)
+        for line in swept("objective.retain_weight", same):
+            _weights(ax, kinds.index((line[0].method, line[0].mask)), line, x, y)
         if original := _original(g, before):
             _point(ax, 6, original.estimate(x), original.estimate(y), "before unlearning", True, "X")
         ax.set(xlabel=f"{name_x}: lower is better", ylabel=f"{name_y}: higher is better")
@@ -188,7 +191,7 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
         ax.legend([handles[k] for k in order], [labels[k] for k in order], loc="center left", bbox_to_anchor=(1, 0.5))
         caption = (
             "Figure 4: retained against forgotten. Large: each method and mask nearest to its "
-            "preset; small: its other settings."
+            "preset; small: its other settings; joined: over λ, the weight of the retain side."
         )
         yield _titled("figure4_tradeoff", figure, g, "retained against forgotten", _evidence(same), caption)
 
@@ -206,6 +209,16 @@ def _point(
                 elinewidth=1, capsize=2, markeredgecolor="white", zorder=3)  # fmt: skip
 
 
+def _weights(ax: Axes, i: int, line: Sequence[Group], x: str, y: str) -> None:
+    """Join the points of one config over λ, each with its λ."""
+    points = [(a.mean, b.mean) for p in line if (a := p.estimate(x)) and (b := p.estimate(y))]
+    colour = POINTS[i % len(POINTS)]
+    ax.plot(*zip(*points, strict=True), color=colour, linewidth=1, alpha=0.6, zorder=1)
+    for at, p in zip(points, line, strict=True):
+        weight = show(p.settings["objective.retain_weight"])
+        ax.annotate(f"λ={weight}", at, xytext=(4, 4), color=colour, fontsize=7, textcoords="offset points")
+
+
 def _legend_rank(label: str, kinds: list[tuple[str, str]]) -> int:
     names = [f"{method} · {mask}" for method, mask in kinds]
     return names.index(label) if label in names else len(names)
@@ -216,12 +229,12 @@ def _legend_rank(label: str, kinds: list[tuple[str, str]]) -> int:
 
 def mask_comparisons(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Picture]:
     """The kinds of mask side by side, everything else as in the method's preset."""
-    for same in _by_model_and_data(groups):
+    for same in by_place(groups):
         for method in dict.fromkeys(g.method for g in same):
-            kinds = _by_mask([g for g in same if g.method == method])
+            kinds = by_mask([g for g in same if g.method == method])
             if len(kinds) < 2:
                 continue
-            shown = [kinds[mask] for mask in sorted(kinds, key=_mask_rank)]
+            shown = list(kinds.values())
             g, panels = shown[0], _panels(shown[0])
             figure, axes = _canvas(len(panels), height=0.42 * len(shown) + 1.6)
             original = _original(g, before)
@@ -256,9 +269,9 @@ def _mask_label(g: Group) -> str:
 
 def heatmaps(groups: Sequence[Group]) -> Iterator[Picture]:
     """Attribution and masks as images [L, D], a run for each kind of mask (the config nearest to its preset)."""
-    for same in _by_model_and_data(groups):
-        kinds = _by_mask([g for g in same if g.mask != "all weights"])
-        runs = [kinds[mask].first for mask in sorted(kinds, key=_mask_rank)]
+    for same in by_place(groups):
+        kinds = by_mask([g for g in same if g.mask != "all weights"])
+        runs = [g.first for g in kinds.values()]
         found = {side: [s for run in runs if (s := run.tensor(SCORES, side)) is not None] for side in SIDES}
         scores = [(side, values[0]) for side, values in found.items() if values]
         masks = [(run, mask) for run in runs if (mask := run.tensor("mask.safetensors", "mask")) is not None]
@@ -294,7 +307,7 @@ def heatmaps(groups: Sequence[Group]) -> Iterator[Picture]:
 
 def layers(groups: Sequence[Group]) -> Iterator[Picture]:
     """How many neurons of each layer are critical for the forget set, the retain set, or both (Figure 6's counts)."""
-    for same in _by_model_and_data(groups):
+    for same in by_place(groups):
         run = next((run for g in [*_nearest(same), *same] for run in g.runs if _both_sides(run)), None)
         if run is None:
             continue
@@ -358,7 +371,7 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
         ("retain_loss", "Retain loss"),
         ("clipped_fraction", "Clipped fraction"),
     )
-    for same in _by_model_and_data(groups):
+    for same in by_place(groups):
         shown = [(g, log) for g in sorted(_nearest(same), key=_rank) if (log := g.first.training())]
         if not shown:
             continue
@@ -452,27 +465,5 @@ def _nearest(groups: Sequence[Group]) -> list[Group]:
     return nearest_to_preset(groups)
 
 
-def _by_mask(groups: Sequence[Group]) -> dict[str, Group]:
-    """For each kind of mask the group nearest to the preset; SIMU's where several methods use the mask."""
-    found: dict[str, Group] = {}
-    for g in sorted(groups, key=lambda g: g.method != "simu"):
-        if g.mask not in found:
-            like = [o for o in groups if (o.mask, o.method) == (g.mask, g.method)]
-            found[g.mask] = _nearest(like)[0]
-    return found
-
-
-def _by_model_and_data(groups: Sequence[Group]) -> list[list[Group]]:
-    found: dict[tuple[str, str], list[Group]] = {}
-    for g in groups:
-        if g.method != ORIGINAL:
-            found.setdefault((g.place, g.model), []).append(g)
-    return [found[key] for key in sorted(found)]
-
-
 def _rank(g: Group) -> tuple[int, str, int]:
-    return METHODS.index(g.method) if g.method in METHODS else len(METHODS), g.method, _mask_rank(g.mask)
-
-
-def _mask_rank(mask: str) -> int:
-    return MASKS.index(mask) if mask in MASKS else len(MASKS)
+    return METHODS.index(g.method) if g.method in METHODS else len(METHODS), g.method, mask_rank(g.mask)

@@ -16,6 +16,7 @@ from simu.report.collect import Run
 CONFIDENCE = 0.95
 ORIGINAL = "original"
 PREFIX = "original/"
+SAID = 3  # settings that a place names; of more, the rest becomes a number
 NOT_METRICS = ("/ci_low", "/ci_high", "/n", "/n_members", "/n_nonmembers")
 
 
@@ -69,6 +70,11 @@ class Group:
     @property
     def seeds(self) -> int:
         return len({run.seed for run in self.runs})
+
+    @property
+    def evaluated(self) -> bool:
+        """False where every run stopped before its evaluation on purpose."""
+        return any(run.metrics for run in self.runs)
 
     def differs(self) -> str:
         """'t=0.3, lr=1e-05': the settings that tell this group from its neighbours."""
@@ -152,26 +158,30 @@ def rows_scored(metrics: Mapping[str, float], name: str) -> int | None:
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
-    """Evaluated runs by config; groups in the order of their first run, each told what makes it different."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.metrics:
-            found.setdefault(_key(run.settings()), []).append(run)
-    places = _places(itertools.chain(*found.values()))
+    """Runs by config; groups in the order of their first run, each told what makes it different.
+
+    One run a seed: of an evaluated and a not evaluated run (stages=[target, attribution, mask]) the evaluated one.
+    """
+    found: dict[str, dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: not run.metrics):
+        found.setdefault(_key(run.settings()), {}).setdefault(run.seed, run)
+    members = [tuple(seeds.values()) for seeds in found.values()]
+    places = _places(itertools.chain(*members))
     groups = [
-        Group(runs=tuple(same), settings=same[0].settings(), place=places[_key(_before_unlearning(same[0]))])
-        for same in found.values()
+        Group(runs=same, settings=same[0].settings(), place=places[_key(_before_unlearning(same[0]))])
+        for same in members
     ]
     return [_told_apart(g, groups) for g in groups if g.first.method != ORIGINAL]
 
 
 def originals(runs: Iterable[Run]) -> list[Group]:
     """The models before unlearning: one group for each model, data and evaluator, one run for each seed."""
+    runs = list(runs)
+    places = _places(runs)
     found: dict[str, dict[int, Run]] = {}
     for run in runs:
         if any(name.startswith(PREFIX) for name in run.metrics):
             found.setdefault(_key(_before_unlearning(run)), {}).setdefault(run.seed, run)
-    places = _places(itertools.chain(*(seeds.values() for seeds in found.values())))
     return [
         Group(runs=tuple(seeds.values()), settings=_before_unlearning(next(iter(seeds.values()))), place=places[key],
               original=True)
@@ -188,8 +198,10 @@ def varying(groups: Sequence[Group]) -> tuple[str, ...]:
 
 def short(key: str) -> str:
     """'mask.t' → 't', 'optimizer.lr' → 'lr'; the slot stays where the last word alone would not be understood."""
-    known = {"mask.t", "attribution.m", "optimizer.lr", "optimizer.gamma", "objective.retain_weight", "training.epochs",
+    known = {"mask.t", "attribution.m", "optimizer.lr", "optimizer.gamma", "training.epochs",
              "training.batch_size", "data.forget"}  # fmt: skip
+    if key == "objective.retain_weight":
+        return "λ"
     return key.rsplit(".", 1)[-1] if key in known else key
 
 
@@ -215,9 +227,11 @@ def _places(runs: Iterable[Run]) -> dict[str, str]:
     for (_, data), benches in found.items():
         names = dict.fromkeys(name for settings in benches.values() for name in settings)
         apart = [name for name in names if len({repr(s.get(name)) for s in benches.values()}) > 1]
-        for key, settings in benches.items():
-            said = ", ".join(f"{name.rsplit('.', 1)[-1]}={show(settings.get(name))}" for name in apart)
-            places[key] = f"{data} ({said})" if said else data
+        apart.sort(key=lambda name: (name.endswith("_target_"), not name.startswith("data.")))
+        for number, (key, settings) in enumerate(benches.items(), 1):
+            said = [f"{name.rsplit('.', 1)[-1]}={show(settings.get(name))}" for name in apart[:SAID]]
+            said += [f"… #{number}"] if len(apart) > SAID else []
+            places[key] = f"{data} ({', '.join(said)})" if said else data
     return places
 
 

@@ -21,7 +21,7 @@ def sample_tables(groups: Sequence[Group], before: Sequence[Group], per_split: i
     A method=original run adds the answers before unlearning. Rows are drawn by `seed` from those that all runs share.
     """
     tables = []
-    nearest = nearest_to_preset(groups)
+    nearest = nearest_to_preset([g for g in groups if g.evaluated])
     for place, model in sorted({(g.place, g.model) for g in nearest}):
         shown = sorted((g for g in nearest if (g.place, g.model) == (place, model)), key=_order)
         untouched = [r for g in before if (g.place, g.model) == (place, model) for r in g.runs if r.method == ORIGINAL]

@@ -14,6 +14,7 @@ from simu.report import paper
 from simu.report.groups import Estimate, Group, neurons, over_seeds, show
 
 Cell = str | int | float | Estimate | None
+MASKS = ("dual", "forget_only", "contrastive", "soft", "random", "none", "all", "all weights")
 METHODS = ("original", "fo_graddiff", "so_graddiff", "simu")
 SPLITS = {"forget": "forget", "retain": "retain", "world_facts": "world facts", "real_authors": "real authors"}
 
@@ -131,8 +132,11 @@ def is_lume(g: Group) -> bool:
 
 def paper_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
     """Tables 1–5 over the groups that ran each method with the fewest changes to its preset; empty ones left out."""
-    shown = [g for g in [*before, *nearest_to_preset(groups)] if g.method in METHODS]
+    nearest = nearest_to_preset([g for g in groups if g.evaluated])
+    shown = [g for g in [*before, *nearest] if g.method in METHODS]
     shown.sort(key=lambda g: (g.place, g.model, METHODS.index(g.method)))
+    run = [g for g in nearest_to_preset(groups) if g.method in METHODS]
+    run.sort(key=lambda g: (g.place, g.model, METHODS.index(g.method)))
     tofu, lume = [g for g in shown if not is_lume(g)], [g for g in shown if is_lume(g)]
     tables = [
         scores("table1", "Table 1: question answering (TOFU)", TABLE1, tofu, paper.table1(),
@@ -140,10 +144,9 @@ def paper_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table
         scores("table2", "Table 2: LUME, all tasks", TABLE2, lume, paper.table2()),
         scores("table2_tasks", "Table 2, continued: LUME by task", TABLE2_TASKS, lume, paper.table2()),
         scores("beyond", "Beyond the paper: likelihood, utility and over-forgetting", (*OFFICIAL, *BEYOND), shown, []),
-        settings("table3", "Table 3: mask settings", TABLE3, [g for g in shown if g.method == "simu"], paper.table3()),
-        settings("table4", "Table 4: unlearning settings", TABLE4, [g for g in shown if not g.original],
-                 paper.table4()),
-        critical_neurons([g for g in shown if g.method == "simu"]),
+        settings("table3", "Table 3: mask settings", TABLE3, [g for g in run if g.method == "simu"], paper.table3()),
+        settings("table4", "Table 4: unlearning settings", TABLE4, run, paper.table4()),
+        critical_neurons([g for g in groups if g.method == "simu"]),
     ]  # fmt: skip
     return [
         table
@@ -160,6 +163,28 @@ def nearest_to_preset(groups: Sequence[Group]) -> list[Group]:
         if key not in best or _distance(g) < _distance(best[key]):
             best[key] = g
     return list(best.values())
+
+
+def by_mask(groups: Sequence[Group]) -> dict[str, Group]:
+    """For each kind of mask, in MASKS' order, the group nearest to its preset; SIMU's where several methods use it."""
+    found: dict[str, Group] = {}
+    for g in sorted(groups, key=lambda g: (mask_rank(g.mask), g.method != "simu")):
+        if g.mask not in found:
+            like = [o for o in groups if (o.mask, o.method, o.place, o.model) == (g.mask, g.method, g.place, g.model)]
+            found[g.mask] = nearest_to_preset(like)[0]
+    return found
+
+
+def by_place(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups that were asked the same, by place and model."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for g in groups:
+        found.setdefault((g.place, g.model), []).append(g)
+    return [found[key] for key in sorted(found)]
+
+
+def mask_rank(mask: str) -> int:
+    return MASKS.index(mask) if mask in MASKS else len(MASKS)
 
 
 def scores(
@@ -237,9 +262,9 @@ def settings(name: str, title: str, layout: dict[str, str], groups: Sequence[Gro
 
 
 def critical_neurons(groups: Sequence[Group]) -> Table:
-    """Table 5: how many MLP neurons train."""
+    """Table 5: how many MLP neurons train, for each kind of mask; the paper's count is that of the mask `dual`."""
     rows: list[Row] = []
-    for g in groups:
+    for g in [g for same in by_place(groups) for g in by_mask(same).values()]:
         found = [c for run in g.runs if (c := neurons(run))]
         if not found:
             continue
@@ -249,7 +274,7 @@ def critical_neurons(groups: Sequence[Group]) -> Table:
         ours = Estimate(mean=mean, low=low, high=high, seeds=len(selected), over="seeds" if low is not None else "")
         t = show(_setting(g, "mask.t"))
         rows.append(Row((g.place, g.model, g.mask, t, "ours", total, ours, mean / total, len(selected))))
-        if row := paper.find(paper.table5(), data=g.data, model=g.model):
+        if g.mask == "dual" and (row := paper.find(paper.table5(), data=g.data, model=g.model)):
             n, of = int(row["critical_mlp_neurons"]), int(row["total_mlp_neurons"])
             rows.append(Row((g.place, g.model, g.mask, t, "paper", of, n, n / of, None), "paper"))
             rows.append(
@@ -274,7 +299,7 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
     ]
     tables = []
     for name, title, layout, belongs in kinds:
-        chosen = sorted(filter(belongs, [*before, *groups]), key=_order)
+        chosen = sorted((g for g in [*before, *groups] if g.evaluated and belongs(g)), key=_order)
         rows = []
         for g in chosen:
             values = [g.estimate(score.metric) for score in layout]
@@ -350,7 +375,7 @@ def _number(value: object) -> float | None:
 
 def file_name(text: str) -> str:
     """'mini (forget_offset=4)' → 'mini_forget_offset=4'."""
-    return re.sub(r"[^\w.=-]+", "_", text).strip("_")
+    return re.sub(r"[^\w.=-]+", "_", text).strip("_")[:80]
 
 
 def _plain(value: float | None) -> Cell:
@@ -358,12 +383,12 @@ def _plain(value: float | None) -> Cell:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _distance(g: Group) -> tuple[int, int]:
-    """Overridden settings (those with a dot, and options of slots that a method picks), then fewer seeds."""
+def _distance(g: Group) -> tuple[int, int, int]:
+    """Overridden settings (those with a dot, and options of slots that a method picks), then the mask, then seeds."""
     slots = ("attribution", "mask", "objective", "optimizer", "selection", "training")
     keys = [o.lstrip("+~").partition("=")[0] for o in g.first.overrides]
     changed = [k for k in keys if k.split(".", 1)[0] in slots]
-    return len(changed), -g.seeds
+    return len(changed), mask_rank(g.mask), -g.seeds
 
 
 def _order(g: Group) -> tuple[object, ...]:

@@ -17,14 +17,15 @@ LAYERS, WIDTH = 4, 64
 TASKS = ("Task1", "Task2", "Task3")
 
 
-def config(*, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object) -> str:
+def config(*, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object,
+           weight: float | None) -> str:  # fmt: skip
     selection = "Selected" if method == "simu" else "Everything"
     return f"""
 model: {{_target_: simu.models.load.Model, name: {model}, path: /somewhere/{model}}}
 data: {{_target_: simu.data.{data}.Data, name: {data}, path: null, forget: '10', seed: 0{", fold: heldout, mia_set: fold" if data == "lume" else ""}}}
 attribution: {{_target_: simu.attribution.integrated.Integrated, m: {m}, objective: log_prob, position: next_token, batch_size: 16}}
 mask: {{_target_: simu.masks.kinds.{mask.title().replace("_", "")}, t: {t}, seed: "${{seed}}"}}
-objective: {{_target_: simu.objectives.graddiff.GradDiff, retain_weight: {0.3 if method == "fo_graddiff" else 2.0}}}
+objective: {{_target_: simu.objectives.graddiff.GradDiff, retain_weight: {weight or (0.3 if method == "fo_graddiff" else 2.0)}}}
 optimizer: {{_target_: simu.optim.presets.Sophia, lr: {lr}, weight_decay: 0.1}}
 selection: {{_target_: simu.selection.{selection}}}
 training: {{_target_: simu.training.Training, epochs: 5, batch_size: 16}}
@@ -86,6 +87,7 @@ def write_run(
     t: float = 0.3,
     m: int = 5,
     lr: object = "1e-5",
+    weight: float | None = None,
     forget: float = 0.2,
     retain: float = 0.8,
     rows: int = 40,
@@ -97,7 +99,7 @@ def write_run(
     rng = np.random.default_rng([seed, int(t * 100), m])
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "config.yaml").write_text(
-        config(model=model, data=data, method=method, mask=mask, seed=seed, t=t, m=m, lr=lr)
+        config(model=model, data=data, method=method, mask=mask, seed=seed, t=t, m=m, lr=lr, weight=weight)
     )
     choices = {"model": model, "data": data, "method": method, "mask": mask,
                "selection": "selected" if method == "simu" else "all"}  # fmt: skip
@@ -179,6 +181,10 @@ def paper_sweeps(root: Path, *, model: str = "tiny", data: str = "mini", seeds: 
     for i, m in enumerate((2, 3, 8, 10)):
         write_run(root / "figure2" / str(i), model=model, data=data, m=m, forget=0.2 - m / 100, retain=0.7 + m / 100,
                   overrides=(*base, "method=simu", f"attribution.m={m}"))  # fmt: skip
+    for i, weight in enumerate((0.5, 1.0, 5.0)):
+        words = (*base, "method=simu", f"objective.retain_weight={weight}")
+        write_run(root / "figure4" / str(i), model=model, data=data, weight=weight, forget=0.05 + weight / 30,
+                  retain=0.6 + weight / 20, overrides=words)  # fmt: skip
     for i, mask in enumerate(("forget_only", "contrastive", "soft", "random", "none")):
         write_run(root / "figure5" / str(i), model=model, data=data, mask=mask, forget=0.15 + i / 20,
                   retain=0.8 - i / 30, overrides=(*base, "method=simu", f"mask={mask}"))  # fmt: skip

@@ -19,7 +19,7 @@ def reasons(paths) -> dict[str, str]:
 
 def test_every_run_of_nested_sweeps_is_found_once(sweeps):
     runs, skipped = collect([sweeps, sweeps / "mini", sweeps / "mini" / "table1" / "0"])
-    assert len(runs) == len(list(sweeps.rglob("provenance.json"))) == 19 + 2 * 16
+    assert len(runs) == len(list(sweeps.rglob("provenance.json"))) == 22 + 2 * 19
     assert skipped == []
 
 
@@ -86,7 +86,14 @@ def test_a_run_that_stopped_before_its_evaluation_on_purpose_is_no_error(tmp_pat
     (run / "provenance.json").write_text(json.dumps(record))
     found = read(run)
     assert isinstance(found, Run)
-    assert group([found]) == []
+    (g,) = group([found])
+    assert not g.evaluated
+    assert g.metrics() == []
+
+    evaluated = read(make_run(tmp_path / "evaluated"))
+    assert isinstance(evaluated, Run)
+    (g,) = group([found, evaluated])  # one config and one seed are one run, the evaluated one
+    assert g.runs == (evaluated,)
 
 
 def test_interpolations_that_only_a_run_can_resolve_are_kept_as_text(tmp_path, make_run):

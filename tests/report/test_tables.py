@@ -13,6 +13,7 @@ from rich.console import Console
 
 from simu.report import render
 from simu.report.collect import collect
+from simu.report.figures import draw
 from simu.report.groups import Estimate, group, originals
 from simu.report.samples import sample_tables
 from simu.report.tables import Column, Row, Table, all_metrics, nearest_to_preset, paper_tables, run_tables
@@ -90,7 +91,22 @@ def test_table3_and_table4_set_our_settings_beside_the_printed_ones(by_name):
 def test_table5_counts_and_shares(by_name):
     printed = cells(by_name["table5"], "lume", "olmo_1b", kind="paper")
     assert (printed["critical"], printed["share"]) == (23089, pytest.approx(0.70462, abs=1e-5))
-    assert cells(by_name["table5"], "lume", "olmo_1b")["MLP neurons"] == 4 * 64
+    assert cells(by_name["table5"], "lume", "olmo_1b", "dual")["MLP neurons"] == 4 * 64
+    masks = [row.cells[2] for row in by_name["table5"].rows if row.cells[0] == "mini"]
+    assert masks == ["dual", "forget_only", "contrastive", "soft", "random", "none"]
+
+
+def test_runs_that_stop_before_unlearning_give_table5_and_no_scores(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", overrides=("stages=[target,attribution,mask]",))
+    (folder / "metrics.json").unlink()
+    record = json.loads((folder / "provenance.json").read_text()) | {"stages": {"attribution (forget)": {}}}
+    (folder / "provenance.json").write_text(json.dumps(record))
+    runs = collect([tmp_path])[0]
+    tables = {table.name: table for table in paper_tables(group(runs), originals(runs))}
+    assert set(tables) == {"table3", "table4", "table5"}
+    assert cells(tables["table5"], "mini", "tiny", "dual")["MLP neurons"] == 4 * 64
+    assert run_tables(group(runs), originals(runs)) == []
+    assert [p.name for p in draw(group(runs), [])] == ["figure6_heatmaps_tiny_mini", "figure6_layers_tiny_mini"]
 
 
 def test_of_a_sweep_the_config_nearest_to_its_preset_stands_in_the_papers_tables(made, by_name):
@@ -101,9 +117,9 @@ def test_of_a_sweep_the_config_nearest_to_its_preset_stands_in_the_papers_tables
 def test_run_tables_have_a_line_for_every_config_and_tell_them_apart(made):
     tables = {table.name: table for table in run_tables(*made)}
     rows = [row for row in tables["runs_qa"].rows if row.cells[0] == "mini"]
-    assert len(rows) == 1 + 3 + 4 + 4 + 5  # original, table1's methods, t, m, masks
+    assert len(rows) == 1 + 3 + 4 + 4 + 3 + 5  # original, table1's methods, t, m, λ, masks
     assert len({row.cells[:5] for row in rows}) == len(rows)
-    assert "m=5, t=0.9" in {row.cells[4] for row in rows}
+    assert "m=5, t=0.9, λ=2" in {row.cells[4] for row in rows}
 
 
 def test_all_metrics_lists_each_metric_with_its_n(made):
