@@ -14,6 +14,7 @@ from typing import Any
 from simu import provenance
 from simu.cache import digest, write_json
 from simu.config import RunConfig
+from simu.dryrun import describe
 from simu.report.summary import print_summary
 from simu.stages import Stages
 
@@ -30,6 +31,10 @@ def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[st
     write_json(folder / "provenance.json", record)
     stages = Stages(cfg, folder)
     stages.splits  # noqa: B018  data is read and checked before anything is opened or loaded
+    if cfg.dry_run:
+        print(describe(stages))
+        write_json(folder / "provenance.json", record | {"status": "dry run", "finished": provenance.now()})
+        return None
     stages.tracker = cfg.tracker.open(folder, config, _labels(cfg, labels))
     try:
         metrics = do(stages, cfg)

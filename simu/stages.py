@@ -26,6 +26,7 @@ from simu.config import RunConfig
 from simu.data import digest as digest_rows
 from simu.data.batching import Encoded, collate, encode_examples
 from simu.evaluation.likelihood import score
+from simu.masks import critical_neurons, mask_report
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded, load_folder, save_folder, texts_of
 from simu.objectives.finetune import Finetune
@@ -221,6 +222,9 @@ class Stages:
         log.info("%-24s %s: %d of %d neurons (%.1f %%), by layer %s", "mask", type(self.cfg.mask).__name__.lower(),
                  sum(chosen), self.mask.numel(), share, chosen)  # fmt: skip
         _save_tensors({"mask": self.mask}, self.folder / "mask.safetensors")
+        critical = {f"critical_{side}": critical_neurons(scores, self.cfg.mask.t)
+                    for side, scores in self.scores.items()}  # fmt: skip
+        write_json(self.folder / "mask_report.json", mask_report({"mask": self.mask, **critical}, self.scores))
         self.tracker.heatmap("mask", self.mask)
 
     # ---- unlearning: objective × optimizer × selection

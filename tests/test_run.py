@@ -202,6 +202,15 @@ def test_cfg_job_prints_the_numbers_and_an_override_wins(tmp_path):
     assert config["optimizer"]["lr"] == 0.001
 
 
+@pytest.mark.parametrize(("model", "neurons"), [("llama2_7b", 131072), ("olmo_1b", 32768)])
+def test_dry_run_loads_nothing_and_prints_the_plan(tmp_path, model, neurons):
+    """The paper's Table 5 totals, from the real configurations on the meta device; no hub is asked."""
+    done = simu(f"model={model}", "dry_run=true", "hydra.run.dir=dry", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert f"{neurons} neurons" in done.stdout
+    assert "shadow streams" in done.stdout
+    assert not (tmp_path / "cache").exists()
+
+
 def test_methods_leave_every_slot_overridable():
     from hydra import compose, initialize_config_dir
 

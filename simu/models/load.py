@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -93,18 +94,23 @@ class FromConfig:
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """A freshly initialised model and its tokenizer; `texts` is what the tokenizer learns its merges from."""
         tokenizer = train_tokenizer(texts, self.vocab_size)
+        special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        config = self._config(vocab_size=len(tokenizer), **special)
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config).to(dtype).eval(), tokenizer
+
+    def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
+        """The model without weights, on the meta device."""
+        return _skeleton(self._config(vocab_size=self.vocab_size), dtype)
+
+    def _config(self, **more: Any) -> PretrainedConfig:
         try:
-            config = AutoConfig.for_model(
-                self.model_type, vocab_size=len(tokenizer), hidden_size=self.hidden_size,
-                intermediate_size=self.intermediate_size, num_hidden_layers=self.layers,
-                num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
-                max_position_embeddings=self.max_length, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-            torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config)
+            return AutoConfig.for_model(
+                self.model_type, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
+                num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
+                max_position_embeddings=self.max_length, **more)  # fmt: skip
         except (ValueError, KeyError) as error:
             raise UserError(f"model.model_type={self.model_type}: {' '.join(str(error).split())[:200]}") from error
-        return model.to(dtype).eval(), tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,8 @@ class Pretrained:
     """Hub id or folder where it is not beside the weights."""
     revision: str | None
     """Branch, tag or commit on the hub."""
+    shape: dict[str, Any]
+    """The architecture, as transformers' config has it: a dry run needs neither the hub nor weights. {}: ask it."""
     max_length: int
     dtype: Literal["float32", "bfloat16", "float64"]
     template: Template
@@ -148,6 +156,14 @@ class Pretrained:
             where["source"] = folder_digest(Path(source))
         return where | {"dtype": self.dtype}
 
+    def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
+        """The model without weights, on the meta device; its config comes from `path` if a folder, else `shape`."""
+        source = self.source(data)
+        if self.shape and not Path(source).is_dir():
+            return _skeleton(AutoConfig.for_model(**self.shape), dtype)
+        preflight(source, "model.path")
+        return _skeleton(AutoConfig.from_pretrained(source, trust_remote_code=False), dtype)
+
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """The published target for `data`, else the base model, and the tokenizer."""
         source = self.source(data)
@@ -156,6 +172,11 @@ class Pretrained:
             preflight(self.tokenizer, "model.tokenizer")
         revision = None if Path(source).is_dir() else self.revision
         return load_folder(source, dtype, tokenizer=self.tokenizer, revision=revision)
+
+
+def _skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 def load_folder(source: str | Path, dtype: torch.dtype, tokenizer: str | None = None,

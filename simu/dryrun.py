@@ -1,0 +1,74 @@
+"""What a run would do and cost, without loading a weight: `dry_run=true`."""
+
+from __future__ import annotations
+
+import torch
+
+from simu.data.batching import Encoded, collate
+from simu.models.anatomy import Anatomy, anatomy
+from simu.stages import Stages
+from simu.types import Batch, Example
+
+GIB = 2**30
+CHARACTERS_A_TOKEN = 4.0
+"""English text under the usual vocabularies, about; the tokenizer itself is not loaded."""
+
+
+def describe(stages: Stages) -> str:
+    """Rows, neurons, what trains, bytes of its state, and the attribution's bytes and FLOPs by stage."""
+    cfg = stages.cfg
+    model = cfg.model.skeleton(cfg.data.name, cfg.precision.dtype)
+    parts = anatomy(model)
+    total = sum(p.numel() for p in model.parameters())
+    splits = stages.splits
+    steps = cfg.training.steps(len(splits.forget))
+    lines = [
+        f"{cfg.method.name} on {cfg.model.name}, {cfg.data.name}: dry run, nothing is loaded",
+        f"  rows         forget {len(splits.forget)}, retain {len(splits.retain)}, evaluated "
+        + ", ".join(f"{name} {len(rows)}" for name, rows in splits.evaluation.items()),
+        f"  target       {cfg.model.published(cfg.data.name) or 'fine-tuned by the target stage'}",
+        f"  model        {total / 1e9:.3f} G parameters, {weight_bytes(model) / GIB:.2f} GiB as "
+        f"{cfg.precision.weights}, {parts.n_neurons} neurons ({parts.n_layers} layers x {parts.d_model})",
+        f"  training     {steps} steps of {cfg.training.batch_size} forget rows",
+        *training_lines(stages, parts, total),
+    ]
+    if cfg.mask.needs and cfg.selection.reads_mask and hasattr(cfg.attribution, "plan"):
+        lines += [str(cfg.attribution.plan(model, estimated_batches(stages)))]
+    return "\n".join(lines)
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def training_lines(stages: Stages, parts: Anatomy, total: int) -> list[str]:
+    """Trained numbers and the bytes of their gradients, masters and two moments, for no, some and all neurons."""
+    if not stages.cfg.selection.reads_mask:
+        return [state_line("every parameter", total, stages)]
+    attention = sum(p.numel() for layer in parts.attention for _, module in layer for p in module.parameters())
+    width = sum(p.numel() for module in parts.down_projections for p in module.parameters()) // parts.n_neurons
+    return [state_line(f"attention and {share:.0%} of rows", attention + round(share * parts.n_neurons) * width, stages)
+            for share in (0.0, 0.05, 1.0)]  # fmt: skip
+
+
+def state_line(what: str, trained: int, stages: Stages) -> str:
+    weights = stages.cfg.precision.dtype.itemsize
+    low = weights < 4 and stages.cfg.precision.master
+    state = trained * (3 * 4 + 4 if low else 3 * weights)  # gradient, moments, and a master where weights are low
+    return (
+        f"    {what:<28} {trained / 1e9:8.3f} G numbers trained, {state / GIB:8.2f} GiB of gradients, masters, moments"
+    )
+
+
+def estimated_batches(stages: Stages) -> list[Batch]:
+    """Micro-batches as long as the forget rows are: real text, about four characters a token, ids all zero."""
+    rows = sorted((estimated(stages, e) for e in stages.splits.forget), key=len, reverse=True)
+    size = stages.cfg.attribution.batch_size
+    return [collate(rows[i : i + size], 0) for i in range(0, len(rows), size)]
+
+
+def estimated(stages: Stages, example: Example) -> Encoded:
+    prompt = 1 + round(len(stages.template.render(example.prompt)) / CHARACTERS_A_TOKEN)
+    answer = 1 + round(len(example.answer) / CHARACTERS_A_TOKEN)
+    room = stages.cfg.model.max_length
+    return Encoded((0,) * min(prompt, room - 1), (0,) * min(answer, max(1, room - prompt)))
