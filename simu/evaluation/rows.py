@@ -75,8 +75,8 @@ def reference_scores(reference: object, split: str, name: str, rows: Iterable[Ro
 
 
 def all_there(figures: Figures, name: str, parts: Sequence[str]) -> bool:
-    """Whether the metric `name` can be made of these parts; a warning says which the data lack."""
+    """Whether the metric `name` can be made of these parts; a warning says which are not there."""
     missing = [part for part in parts if part not in figures.metrics]
     if missing:
-        log.warning("%s: left out, the data lack what it needs: %s", name, ", ".join(missing))
+        log.warning("%s: left out, there is no %s", name, ", ".join(missing))
     return not missing

@@ -21,7 +21,7 @@ from simu.evaluation.likelihood import TokenScores
 from simu.evaluation.modes import pad_id
 from simu.evaluation.overforgetting import distinct_n, text_scores
 from simu.evaluation.rows import Row, add_means, all_there, reference_scores, rows_of
-from simu.types import Evaluation, Splits, Template, UserError, require
+from simu.types import Evaluation, Splits, Template, require
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,6 @@ class TofuEvaluator:
                         max_new_tokens=self.max_new_tokens, max_batch_tokens=self.max_batch_tokens,
                         strict=self.strict, checkpoint=checkpoint)  # fmt: skip
         embed = embedding_similarities(self.embedding_model) if self.choice_scorer == "embedding" else None
-        if self.aggregate_mia == "reference" and reference is None:
-            raise UserError("evaluator.aggregate_mia=reference: it needs the evaluation of a reference model")
         rows = rows_of(splits, (*GENERATED, HOLDOUT))
         texts = ask.answers(self._pairs_to_generate(rows))
         tokens = ask.likelihoods(self._pairs_to_score(rows))

@@ -35,7 +35,7 @@ def hits(pattern: str) -> TokenScores:
         ("   \n\t", "   "),
         ("Ünïcödé words 12,000", "unicode words 12 000"),
         ("a b c d e f", "f e d c b a"),
-        ("word " * 3000, "word other " * 2500),
+        ("word " * 500, "word other " * 400),
     ],
 )
 def test_rouge_l_equals_rouge_score(answer, generated):

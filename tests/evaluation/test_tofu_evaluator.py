@@ -173,6 +173,15 @@ def test_forget_quality_and_reference_attack_need_the_reference(
     assert same["mia/reference"] == 0.5
 
 
+def test_an_aggregate_of_the_reference_attack_waits_for_the_reference(
+    memorised, tokenizer, small_splits, result, caplog
+):
+    asked = replace(EVALUATOR, aggregate_mia="reference", bootstrap=0)
+    assert "aggregate" not in asked(memorised, tokenizer, small_splits, TEMPLATE).metrics
+    assert "aggregate: left out, there is no mia/reference" in caplog.text
+    assert "aggregate" in asked(memorised, tokenizer, small_splits, TEMPLATE, reference=result).metrics
+
+
 def test_a_reference_without_the_rows_is_refused_by_name(memorised, tokenizer, small_splits, result):
     with pytest.raises(UserError, match=r"no mean_nll for row forget/0 of forget"):
         EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE, reference=result.rows[2:])
