@@ -181,7 +181,8 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
         for p in sorted(same, key=lambda p: id(p) in large):
             i, main = kinds.index((p.method, p.mask)), id(p) in large
             _point(ax, i, p.estimate(x), p.estimate(y), f"{p.method} · {p.mask}" if main else None, main)
-        for line in swept("objective.retain_weight", same):
+        lines = sorted(swept("objective.retain_weight", same), key=len)
+        for line in {(line[0].method, line[0].mask): line for line in lines if len(line) > 2}.values():
             _weights(ax, kinds.index((line[0].method, line[0].mask)), line, x, y)
         if original := _original(g, before):
             _point(ax, 6, original.estimate(x), original.estimate(y), "before unlearning", True, "X")

@@ -167,7 +167,7 @@ def hypertext(table: Table) -> str:
         for cell, column in zip(row.cells, table.columns, strict=True):
             main, interval = figure(cell, column, row.kind == "difference")
             small = f"<small>{html.escape(interval)}</small>" if interval else ""
-            long = ' class="long"' if column.style == "text" and len(main) > 60 else _class(column)
+            long = ' class="long"' if column.style == "text" and len(main) > 40 else _class(column)
             cells.append(f"<td{long}>{html.escape(main)}{small}</td>")
         body.append(f'<tr class="{row.kind}">{"".join(cells)}</tr>')
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
