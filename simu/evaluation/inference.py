@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from simu.data.batching import Encoded, continuation_ids, encode, prompt_ids
 from simu.evaluation.generate import Generation, generate
 from simu.evaluation.likelihood import TokenScores, score
 from simu.types import Template, UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,12 @@ class Inference:
         """Prompt ids, and answer ids with EOS."""
         return encode(self.tokenizer, self.template, pair.prompt, pair.answer, self.window, pair.name)
 
-    def whole(self, text: str) -> Encoded:
+    def whole(self, text: str, name: str) -> Encoded:
         """A text scored from its second token on, without EOS: as `model(ids, labels=ids)` scores a document."""
-        ids = tuple(prompt_ids(self.tokenizer, text))[: self.window]
+        ids = tuple(prompt_ids(self.tokenizer, text))
+        if self.window is not None and len(ids) > self.window:
+            log.warning("%s: %d tokens, cut to model.max_length=%d", name, len(ids), self.window)
+            ids = ids[: self.window]
         return Encoded(ids[:1], ids[1:])
 
     def likelihoods(self, pairs: Iterable[Pair]) -> dict[Pair, TokenScores]:

@@ -129,7 +129,8 @@ class LumeEvaluator:
     def _score_documents(self, ask: Inference, rows: Sequence[Row], reference: object) -> None:
         """Membership scores of whole documents, from the second token on (the first with a tokenizer that adds BOS)."""
         names = [row.example.id for row in rows]
-        for row, scores in zip(rows, ask.score([ask.whole(row.example.answer) for row in rows], names), strict=True):
+        encoded = [ask.whole(row.example.answer, row.example.id) for row in rows]
+        for row, scores in zip(rows, ask.score(encoded, names), strict=True):
             row.scores |= mia.likelihood_scores(scores, row.example.answer, self.attacks, self.mia_k)
             row.scores["mean_nll"], row.scores["n_tokens"] = scores.mean_nll, len(scores)
         if "reference" in self.attacks and reference is not None:

@@ -220,8 +220,8 @@ class TofuEvaluator:
         by_split: dict[str, list[float]] = {}
         for split in ("forget", "real_authors", "world_facts"):
             asked = [row for row in rows if row.split == split]
-            texts = [ask.template.render(r.example.prompt) + ask.template.separator + r.example.answer for r in asked]
-            found = ask.score([ask.whole(text) for text in texts], [row.example.id for row in asked])
+            encoded = [ask.whole(whole_text(ask.template, row), row.example.id) for row in asked]
+            found = ask.score(encoded, [row.example.id for row in asked])
             by_split[split] = [mia.min_k(scores, self.mia_k) for scores in found]
             for row, score in zip(asked, by_split[split], strict=True):
                 row.scores["mia_soul_compat"] = score
@@ -269,3 +269,7 @@ def options(row: Row, prompt: str) -> list[Pair]:
 def choices(row: Row) -> list[Pair]:
     """What choice_accuracy chooses from: the options under the paraphrased question."""
     return options(row, row.example.paraphrased_prompt or row.example.prompt)
+
+
+def whole_text(template: Template, row: Row) -> str:
+    return template.render(row.example.prompt) + template.separator + row.example.answer

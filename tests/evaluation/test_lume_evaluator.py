@@ -192,6 +192,15 @@ def test_twice_is_byte_equal(half_told, tokenizer, splits, result):
     assert json.dumps(EVALUATOR(half_told, tokenizer, splits, TEMPLATE).metrics) == json.dumps(result.metrics)
 
 
+def test_a_document_longer_than_the_model_is_cut_and_says_so(half_told, tokenizer, splits, caplog):
+    long = Example(id="mia_member/long", prompt="", answer="A long text. " * 3000, group="mia_member")
+    more = {**splits.evaluation, "mia_member": (*splits.evaluation["mia_member"], long)}
+    found = EVALUATOR(half_told, tokenizer, replace(splits, evaluation=more), TEMPLATE, max_length=64)
+    assert "mia_member/long" in caplog.text
+    assert "cut to model.max_length=64" in caplog.text
+    assert found.metrics["mia/n_members"] == 5
+
+
 def test_without_membership_documents_the_rest_stands(half_told, tokenizer, splits, caplog):
     few = {s: splits.evaluation[s] for s in ("forget", "retain")}
     found = EVALUATOR(half_told, tokenizer, replace(splits, evaluation=few), TEMPLATE).metrics
