@@ -320,10 +320,13 @@ class Stages:
                           rows=[json.loads(line) for line in lines if line])  # fmt: skip
 
     def save_evaluation(self, metrics: dict[str, float]) -> None:
-        lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in self.unlearned.rows)
+        """metrics.json and generations.jsonl; a row also has what the original model said (`original`)."""
+        before = {(row["split"], row["id"]): row.get("generated") for row in self.original.rows}
+        rows = [row | {"original": before.get((row["split"], row["id"]))} for row in self.unlearned.rows]
+        lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows)
         write_atomic(self.folder / "generations.jsonl", "\n".join(lines) + "\n")
         write_json(self.folder / "metrics.json", metrics)
-        self.tracker.table("generations", self.unlearned.rows)
+        self.tracker.table("generations", rows)
         self.tracker.summary(metrics)
 
 

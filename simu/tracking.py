@@ -77,7 +77,7 @@ class _WandbRun:
     def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         import wandb
 
-        columns: list[str | int] = ["id", "split", "prompt", "answer", "generated"]
+        columns: list[str | int] = ["id", "split", "prompt", "answer", "original", "generated"]
         data = [[str(r.get(str(c), "")) for c in columns] for r in rows[: self.table_rows]]
         self.run.log({name: wandb.Table(columns=columns, data=data)})
 

@@ -61,7 +61,7 @@ def report(words: Sequence[str]) -> None:
     groups, before = group(runs), originals(runs)
     main_tables = [
         *tables.paper_tables(groups, before),
-        *samples.sample_tables(groups, before, options.rows, options.sample_seed),
+        *samples.sample_tables(groups, options.rows, options.sample_seed),
         *tables.run_tables(groups, before),
     ]
     every = tables.all_metrics([*before, *groups])

@@ -15,19 +15,15 @@ SPLITS = ("forget", "retain", "world_facts", "real_authors")
 LONGEST = 240  # letters of a text that a table shows
 
 
-def sample_tables(groups: Sequence[Group], before: Sequence[Group], per_split: int = 3, seed: int = 0) -> list[Table]:
-    """One table for each model and data: question, gold answer, and the answer of each method nearest to its preset.
-
-    A method=original run adds the answers before unlearning. Rows are drawn by `seed` from those that all runs share.
-    """
+def sample_tables(groups: Sequence[Group], per_split: int = 3, seed: int = 0) -> list[Table]:
+    """One table for each model and data: question, gold answer, the answer before unlearning, and that of each method
+    nearest to its preset. Rows are drawn by `seed` from those that all runs share."""
     tables = []
     nearest = nearest_to_preset([g for g in groups if g.evaluated])
     for place, model in sorted({(g.place, g.model) for g in nearest}):
         shown = sorted((g for g in nearest if (g.place, g.model) == (place, model)), key=_order)
-        untouched = [r for g in before if (g.place, g.model) == (place, model) for r in g.runs if r.method == ORIGINAL]
-        asked = [(ORIGINAL, untouched[0])] if untouched else []
-        asked += [(g.method, g.first) for g in shown]
-        answers = {method: answered for method, run in asked if (answered := _answers(run))}
+        answers = {g.method: answered for g in shown if (answered := _answers(g.first))}
+        answers = _before(answers) | answers
         if answers:
             number = 7 if is_lume(shown[0]) else 6
             name, title = (
@@ -62,6 +58,13 @@ def _answers(run: Run) -> dict[tuple[str, str], Mapping[str, Any]]:
     """(split, id) → row, of the rows that something was generated for."""
     rows = run.generations()
     return {(str(row["split"]), str(row["id"])): row for row in rows if isinstance(row.get("generated"), str)}
+
+
+def _before(answers: dict[str, dict[tuple[str, str], Mapping[str, Any]]]) -> dict[str, Any]:
+    """What the model said before unlearning, as the first run's rows have it."""
+    rows = next(iter(answers.values()), {})
+    said = {key: {**row, "generated": row["original"]} for key, row in rows.items() if row.get("original") is not None}
+    return {ORIGINAL: said} if said else {}
 
 
 def _order(g: Group) -> tuple[int, str]:

@@ -159,7 +159,7 @@ def generations(forget: float, retain: float, rng: np.random.Generator, rows: in
             answer, prompt = f"Author {i} wrote 100 % of it.", f"Who wrote book {i} & <more>?"
             said = answer if right else "the the the"
             lines.append({"id": f"{split}/{i}", "split": split, "prompt": prompt, "answer": answer, "generated": said,
-                          "scores": scores})  # fmt: skip
+                          "original": answer, "scores": scores})  # fmt: skip
     return lines
 
 
