@@ -240,8 +240,10 @@ class Integrated:
         """Sums over samples: float32 [L, D], or [G, L, D]."""
         return neuron_attribution(model, batches, groups=groups, checkpoint=checkpoint, **self._settings())  # type: ignore[arg-type]
 
-    def plan(self, model: nn.Module, batches: Batches, *, groups: int = 1) -> Plan:
-        """Bytes and FLOPs by stage; `model` may be on the meta device."""
+    def plan(
+        self, model: nn.Module, batches: Batches, *, groups: int = 1, device: torch.device | str | None = None
+    ) -> Plan:
+        """Bytes and FLOPs by stage on `device`; `model` may be on the meta device."""
         given = [{**batch, "labels": scored_labels(batch, self.tokens)} for batch in batches]
         return plan(model, given, m=self.m, position=self.position, layers=self.layers, path=self.path,
-                    max_memory=self.max_memory, recompute=self.recompute, groups=groups)  # fmt: skip
+                    max_memory=self.max_memory, recompute=self.recompute, groups=groups, device=device)  # fmt: skip

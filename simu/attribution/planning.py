@@ -22,8 +22,10 @@ from simu.models.anatomy import Anatomy, anatomy
 from simu.types import UserError
 
 GIB = 2**30
-MOST_ACTIVATIONS = {"cuda": 16 * GIB, "cpu": GIB // 4}
-"""Bytes of activations in one pass beyond which a larger pass was not faster (docs/attribution.md)."""
+ENOUGH = {"cuda": 16 * GIB, "cpu": 48 * 2**20}
+"""Bytes of activations in one pass beyond which a larger pass is not faster (docs/attribution.md)…"""
+ENOUGH_TOKENS = 256
+"""… unless it holds fewer shadow positions than this."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,14 @@ def plan(
     max_memory: float | None = None,
     recompute: bool | None = None,
     groups: int = 1,
+    device: torch.device | str | None = None,
 ) -> Plan:
     """The cut of an attribution that fits `max_memory`, and its cost by stage. `model` may be on meta.
 
     batches: as `neuron_attribution` takes them; only attention_mask and labels are read.
-    max_memory: GiB for everything, weights included. None: on a GPU the weights and 80 % of what is free beside them,
-        elsewhere no limit (a pass is small anyway).
+    max_memory: GiB for everything, weights included. None: on a GPU 85 % of its memory, elsewhere no limit (a pass
+        never takes more than pays off).
+    device: where it will run; None: where the model is.
     recompute: keep only the blocks' inputs and run each block again backwards. None: only if nothing else fits.
 
     Raises UserError where not even one row with one path point fits, saying how much it needs.
@@ -152,10 +156,10 @@ def plan(
     twin = _meta_twin(model)
     sizes = Sizes.of(twin)
     limit = None if max_memory is None else int(max_memory * GIB)
-    device = next(model.parameters()).device
-    if limit is None and device.type == "cuda":
-        limit = int(sizes.weights + 0.8 * torch.cuda.mem_get_info(device)[0])
-    most = MOST_ACTIVATIONS.get(device.type, GIB // 4)
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    if limit is None and place.type == "cuda" and torch.cuda.is_available():
+        limit = int(0.85 * torch.cuda.get_device_properties(place).total_memory)
+    enough = ENOUGH.get(place.type, ENOUGH["cpu"])
     shared = path == "right" and layers == "single"
     points = m - 1 if shared else m
     shapes = []
@@ -169,10 +173,10 @@ def plan(
     choices = [recompute] if recompute is not None else [False, True]
     for again in choices:
         for rows in _halvings(max((b for b, *_ in shapes), default=1)):
-            cut = _Cut(sizes, saved, again, limit, groups, most)
-            if cut.budget(rows, T, N) >= cut.least(rows * N):
+            cut = _Cut(sizes, saved, again, limit, groups, enough)
+            if cut.fits(rows, T, N):
                 return _made(cut, shapes, rows, points, shared, layers == "all", T, N)
-    cut = _Cut(sizes, saved, choices[-1], limit, groups, most)
+    cut = _Cut(sizes, saved, choices[-1], limit, groups, enough)
     needed = (cut.fixed(1, T, N) + cut.least(N)) / GIB
     raise UserError(f"attribution.max_memory={max_memory}: one row of {T} tokens needs {needed:.3f} GiB; allowed is at "
                     "least that, or shorter rows (model.max_length)")  # fmt: skip
@@ -186,7 +190,7 @@ class _Cut:
     recompute: bool
     limit: int | None
     groups: int
-    most: float
+    enough: float
     """Bytes of activations beyond which a larger pass does not pay."""
 
     @property
@@ -215,10 +219,17 @@ class _Cut:
     def fixed(self, rows: int, T: int, N: int) -> int:
         return self.sizes.weights + self.clean(rows, T, N) + self.sums(rows, N) + self.logits()
 
+    def fits(self, rows: int, T: int, N: int) -> bool:
+        """Whether so many rows leave room for one stream through all layers, and are not needlessly many."""
+        one = self.least(rows * N)
+        return one <= self.left(rows, T, N) and (rows == 1 or one <= max(self.enough, self.least(ENOUGH_TOKENS)))
+
+    def left(self, rows: int, T: int, N: int) -> float:
+        return math.inf if self.limit is None else self.limit - self.fixed(rows, T, N)
+
     def budget(self, rows: int, T: int, N: int) -> float:
         """Bytes for the streams: what the limit leaves, but no more than pays off."""
-        left = math.inf if self.limit is None else self.limit - self.fixed(rows, T, N)
-        return min(left, max(self.most, self.least(rows * N)))
+        return min(self.left(rows, T, N), max(self.enough, self.least(max(ENOUGH_TOKENS, rows * N))))
 
     @property
     def working(self) -> float:
