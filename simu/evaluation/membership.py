@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from simu.data.batching import Encoded, collate
 from simu.evaluation.figures import Figures
 from simu.evaluation.likelihood import TokenScores
+from simu.evaluation.modes import evaluating
 from simu.objectives.logprobs import labelled_logits
 from simu.progress import track
 
@@ -85,7 +86,10 @@ def grad_norms(model: nn.Module, rows: list[Encoded], pad_id: int) -> list[float
         p.requires_grad_(p.is_floating_point())
     try:
         trained = [p for p in parameters if p.requires_grad]
-        return [_grad_norm(model, row, trained, pad_id, device) for row in track(rows, "gradient norms", unit="row")]
+        with evaluating(model):
+            return [
+                _grad_norm(model, row, trained, pad_id, device) for row in track(rows, "gradient norms", unit="row")
+            ]
     finally:
         for p, flag in zip(parameters, before, strict=True):
             p.requires_grad_(flag)
