@@ -352,7 +352,7 @@ class LoraPart:
     def merged(self) -> Iterator[tuple[str, Tensor]]:
         """What each projection's weight will be once merged."""
         for name, layer in self._layers.items():
-            weight = layer.base_layer.weight.detach().clone()  # type: ignore[union-attr, operator]
+            weight = _whole(layer.base_layer.weight).clone()  # type: ignore[arg-type, union-attr]
             weight += layer.get_delta_weight(self.ADAPTER)  # type: ignore[operator]
             yield f"{name}.weight", weight
 
