@@ -5,7 +5,7 @@
 
 The official loop is TOFU's and SOUL's: `model.generate` for one row after the other, greedy, 200 new tokens. Three
 models are timed: a tiny LLaMA that has memorised the rows, the same half-forgotten (gradient ascent on the forget rows
-until its token accuracy there is below 0.6) and collapsed (ascent until below 0.02). The script fails where one text
+until its token accuracy there is below 0.6) and collapsed (ascent until below 0.05). The script fails where one text
 differs.
 """
 
@@ -31,6 +31,7 @@ from simu.evaluation.slots import Slots
 from simu.objectives.logprobs import labelled_logits
 from simu.types import Template
 
+STATES = ("memorised", "half-forgotten", "collapsed")
 TEMPLATE = Template(prompt="Question: {prompt}\nAnswer:")
 
 
@@ -48,9 +49,10 @@ def main() -> None:
     print(f"{'state':15}{'official s':>11}{'engine s':>10}{'ratio':>7}{'passes':>9}{'engine':>8}{'saved':>7}"
           f"{'equal':>11}{'doubtful':>9}{'changed':>8}{'hit':>6}{'new tokens':>11}{'rounding/eps':>13}")  # fmt: skip
     worst = 0
-    for state in ("memorised", "half-forgotten", "collapsed"):
+    for state in STATES:
         reach(state, model, tokenizer, rows, forget, options.models)
-        worst += compare(state, model, tokenizer, rows, forget, options)
+        if state in options.states:
+            worst += compare(state, model, tokenizer, rows, forget, options)
     if worst:
         raise SystemExit(f"{worst} texts differ")
 
@@ -65,6 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-batch-tokens", type=int, default=16384)
     parser.add_argument("--hidden-size", type=int, default=128, help="width of the 4-layer model")
     parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument("--states", nargs="+", choices=STATES, default=STATES)
     parser.add_argument("--models", type=Path, help="folder that keeps the three models for another run")
     return parser.parse_args()
 
@@ -105,7 +108,7 @@ def reach(state: str, model: nn.Module, tokenizer: PreTrainedTokenizerFast, rows
     if state == "memorised":
         train(model, rows, lr=2e-3, sign=1, epochs=200, enough=lambda: hits(model, tokenizer, rows) > 0.999)
     else:
-        goal = 0.6 if state == "half-forgotten" else 0.02
+        goal = 0.6 if state == "half-forgotten" else 0.05
         train(model, forget, lr=1e-4, sign=-1, epochs=100, enough=lambda: hits(model, tokenizer, forget) < goal)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 NGRAMS = (3, 2)
 """Lengths of the final n-gram looked up, longest first."""
+MEMORY = 5
+"""Guessed tokens over which `trust` is averaged, roughly."""
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Tokens a step may feed each row: one that is known and up to 31 guessed."""
 
@@ -37,7 +39,9 @@ class Row:
     doubt: int = 0
     """Tokens (EOS counts) up to the last one that was chosen by less than rounding may move; 0: none."""
     trust: float = 0.5
-    """Running estimate of how likely a guessed token is right."""
+    """Running estimate of how likely a guessed token is right, whether it was fed to the model or not."""
+    guessed: list[int] = field(default_factory=list, repr=False)
+    """The last guess, until it is judged."""
     text: list[int] = field(default_factory=list, repr=False)
     """Prompt, reference, the prompt's end and the output, in which n-grams are looked up."""
     before: int = 0
@@ -66,7 +70,7 @@ class Row:
 
         `chosen` and `close` are one longer than `draft`; `close[j]`: the runner-up of chosen[j] was within rounding.
         """
-        right = 0
+        before = len(self.ids)
         for j, token in enumerate(chosen):
             if close[j]:
                 self.doubt = self.decisions + 1
@@ -76,22 +80,23 @@ class Row:
             self.ids.append(token)
             if self.done or j == len(draft) or draft[j] != token:
                 break
-            right += 1
-        if draft:
-            tried = min(len(draft), right + 1)
-            self.trust += (right / tried - self.trust) * tried / (tried + 4)
+        self._judge(self.ids[before:])
+
+    def _judge(self, said: Sequence[int]) -> None:
+        """Move `trust` by how much of the last guess came true, as far as that is known."""
+        tried = [a == b for a, b in zip(self.guessed, said, strict=False)]
+        for right in tried:
+            self.trust += (right - self.trust) / MEMORY
+        self.guessed = []
 
     def guess(self, limit: int) -> list[int]:
         """At most `limit` tokens that may follow; never more than the budget still allows to be used."""
         limit = min(limit, self.budget - len(self.ids) - 1)
-        if limit <= 0:
-            return []
         self._index()
-        for n in NGRAMS:
-            end = self.seen.get(tuple(self.text[-n:]), 0)
-            if 0 < end < len(self.text):
-                return self._from(end, limit)
-        return []
+        ends = (self.seen.get(tuple(self.text[-n:]), 0) for n in NGRAMS)
+        end = next((e for e in ends if e), 0)
+        self.guessed = self._from(end, limit) if end and limit > 0 else []
+        return self.guessed
 
     def _from(self, start: int, limit: int) -> list[int]:
         """`limit` tokens from `start` of the text on; where the text ends they go round: a loop goes on as it went."""
@@ -116,19 +121,19 @@ class Row:
         self.entered = max(self.entered, len(self.text) - 1)
 
 
-def best_width(rows: Sequence[tuple[float, int]], pass_cost: float) -> int:
+def best_width(rows: Sequence[tuple[float, int]], pass_cost: float, row_cost: float = 0.0) -> int:
     """How many tokens to feed each row: the width of most expected tokens per cost.
 
-    `rows`: trust and length of each row's guess. `pass_cost`: what a pass costs beside its tokens, in tokens. A rule
-    without a clock, so that a run repeats itself.
+    `rows`: trust and length of each row's guess. `pass_cost`, `row_cost`: what a pass costs once, and for each row,
+    beside the tokens fed; in tokens. A rule without a clock, so that a run repeats itself.
     """
 
     def rate(width: int) -> float:
         expected = sum(_expected(trust, min(length, width - 1)) for trust, length in rows)
-        return expected / (pass_cost + width * len(rows))
+        return expected / (pass_cost + (row_cost + width) * len(rows))
 
     longest = 1 + max(length for _, length in rows)
-    return max((w for w in WIDTHS if w <= max(longest, 1)), key=lambda w: (rate(w), -w))
+    return max((w for w in WIDTHS if w <= longest), key=lambda w: (rate(w), -w))
 
 
 def _expected(trust: float, length: int) -> float:

@@ -276,8 +276,11 @@ class _Engine:
 
     def _drafts(self, rows: Sequence[Row]) -> list[list[int]]:
         guesses = [r.guess(max(WIDTHS) - 1) for r in rows]
-        cost = PASS_COST.get(device_of(self.model).type, PASS_COST_ACCELERATOR)
-        width = best_width([(r.trust, len(g)) for r, g in zip(rows, guesses, strict=True)], cost)
+        pass_cost = PASS_COST.get(device_of(self.model).type, PASS_COST_ACCELERATOR)
+        # a row's keys and values are read once a pass: about as many tokens' worth of work as it has tokens for each
+        # channel of the model
+        row_cost = sum(len(r.prompt) + len(r.ids) for r in rows) / len(rows) / text_config(self.model).hidden_size
+        width = best_width([(r.trust, len(g)) for r, g in zip(rows, guesses, strict=True)], pass_cost, row_cost)
         return [g[: width - 1] for g in guesses]
 
     # Both

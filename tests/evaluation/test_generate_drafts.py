@@ -93,14 +93,32 @@ def test_guess_equals_a_search_of_the_whole_text():
         r.ids.append(token)
 
 
+def looping(trust=0.5):
+    r = row(ids=[4, 5, 4, 5, 4, 5])
+    r.trust = trust
+    return r, r.guess(3)
+
+
 def test_trust_rises_with_right_and_falls_with_wrong_guesses():
-    good, bad = row(), row()
-    good.accept([5, 6, 7], [5, 6, 7, 8], [False] * 4, EOS)
-    bad.accept([5, 6, 7], [4, 6, 7, 8], [False] * 4, EOS)
-    assert bad.trust < 0.5 < good.trust <= 1
-    before = good.trust
-    good.accept([], [5], [False], EOS)
-    assert good.trust == before
+    good, guess = looping()
+    good.accept(guess, [*guess, 4], [False] * 4, EOS)
+    assert good.trust == pytest.approx(1 - 0.5 * 0.8**3)  # three right: the distance to 1 shrinks by a fifth each time
+    bad, guess = looping()
+    bad.accept(guess, [9, 9, 9, 9], [False] * 4, EOS)
+    assert bad.trust == pytest.approx(0.5 * 0.8)  # one wrong; what stands behind it was never judged
+    half, guess = looping()
+    half.accept(guess, [guess[0], 9, 9, 9], [False] * 4, EOS)
+    assert half.trust == pytest.approx((0.5 + 0.5 * 0.2) * 0.8)
+
+
+def test_trust_learns_from_guesses_that_were_not_fed():
+    """Otherwise a row that once lost trust would never be given a draft again."""
+    r, guess = looping(trust=0.1)
+    r.accept([], [guess[0]], [False], EOS)
+    assert r.trust == pytest.approx(0.1 + 0.9 * 0.2)
+    before = r.trust
+    r.accept([], [7], [False], EOS)  # no guess was made
+    assert r.trust == before
 
 
 def test_width_follows_trust_and_cost():
@@ -108,6 +126,7 @@ def test_width_follows_trust_and_cost():
     assert best_width([(1.0, 31)], 32) == max(WIDTHS)
     assert best_width([(0.0, 31)] * 40, 32) == 1
     assert best_width([(0.5, 31)] * 100, 1) == 1  # tokens are dear: half of the guesses would be waste
+    assert best_width([(0.6, 31)] * 100, 1, row_cost=5) > 1  # … unless a row costs much whatever it is fed
     wide = best_width([(0.5, 31)] * 4, 1000)  # tokens are almost free
     assert 4 <= wide <= 16
 
