@@ -79,9 +79,7 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _unknown_key(one_line(error), overrides)
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
-        )
+        return f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
     return None
 
 

@@ -123,9 +123,10 @@ class Stages:
                 return False
             scores = score(model, tokenizer, encoded, max_batch_tokens=16384)
             shares.append(sum(bool(s.hit.all()) for s in scores) / len(scores))
+            log.info("%-24s epoch %d: %.1f %% of %d rows memorised", "target", epoch, 100 * shares[-1], len(encoded))
             return shares[-1] >= settings.memorised
 
-        loop = Training(epochs=settings.max_epochs, batch_size=settings.batch_size, schedule="constant", warmup=0.01)
+        loop = Training(epochs=settings.max_epochs, batch_size=settings.batch_size, warmup=0.02)
         selection = select_parameters(model, None, scope="all", master=self.cfg.precision.master)
         optimizer = torch.optim.AdamW(selection.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         result = train(model, selection, optimizer, Finetune(), encoded, settings=loop, pad_id=_pad(tokenizer),

@@ -32,7 +32,7 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """How a target is taught its rows when no finished one is published. AdamW, constant rate after warm-up."""
+    """How a target is taught its rows when no finished one is published. AdamW, linear fall of the rate."""
 
     lr: float
     batch_size: int
