@@ -190,7 +190,7 @@ def compare(state: str, model: nn.Module, tokenizer: PreTrainedTokenizerFast, ro
 @torch.no_grad()
 def rounding(model: nn.Module, rows: list[Encoded]) -> float:
     """How far a batch's logits lie from those of one row and one token at a time: the largest difference in units of
-    float32 eps × the largest |logit| of that position. The engine doubts a lead below 64 of them."""
+    float32 eps × the largest |logit| of that position. The engine doubts a lead of up to 128 of them."""
     batch = collate(rows, 0)
     logits, where = labelled_logits(model, batch)
     worst = 0.0

@@ -37,9 +37,9 @@ from simu.types import Batch, UserError, require
 
 log = logging.getLogger(__name__)
 
-DOUBT = 64
+DOUBT = 128
 """A lead of at most DOUBT × eps × the largest |logit| may be rounding (measured in docs/evaluation_engine.md), …"""
-DOUBT_TRIAL = 8
+DOUBT_TRIAL = 16
 """… and so may one of DOUBT_TRIAL times what two short rows differed by in a trial: deeper models round more."""
 PASS_COST = {"cpu": 32.0}
 """What a forward costs beside its tokens, in tokens: weights to read, kernels to launch. Steers draft widths only."""

@@ -20,7 +20,7 @@ def one_row(
     Plain argmax: whatever the checkpoint's generation config adds (sampling, penalties, suppressed tokens) is left out.
     """
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(eos), pad_token_id=pad
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(eos) or None, pad_token_id=pad
     )
     ids = torch.tensor([list(prompt)], device=device_of(model))
     own = model.generation_config
