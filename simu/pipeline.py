@@ -35,7 +35,8 @@ def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[st
         print(describe(stages))
         write_json(folder / "provenance.json", record | {"status": "dry run", "finished": provenance.now()})
         return None
-    stages.tracker = cfg.tracker.open(folder, config, _labels(cfg, labels))
+    if stages.main:
+        stages.tracker = cfg.tracker.open(folder, config, _labels(cfg, labels))
     try:
         metrics = do(stages, cfg)
     except BaseException:
@@ -64,7 +65,8 @@ def do(stages: Stages, cfg: RunConfig) -> dict[str, float]:
     if "evaluation" in cfg.stages:
         metrics |= stages.unlearned.metrics
         stages.save_evaluation(metrics)
-        print_summary(metrics, cfg.method.name)
+        if stages.main:
+            print_summary(metrics, cfg.method.name)
     if cfg.save_model:
         stages.save_model()
     return metrics

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def job(config: DictConfig) -> float | None:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     overrides = list(settings.overrides.task)
+    if int(os.environ.get("RANK", "0")) > 0:
+        logging.disable(logging.INFO)
     labels = {"group": str(settings.runtime.choices.get("sweep") or "")}
     try:
         cfg = build_run(config)
@@ -129,6 +132,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # argparse wants it first
+    if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
+        sys.argv += [f"hydra.run.dir={tempfile.mkdtemp(prefix='simu-')}", "hydra.output_subdir=null"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
         if SINGLE:

@@ -1,14 +1,16 @@
 """One model over several processes: torch's FSDP2 on the processes that `accelerate launch` or `torchrun` starts.
 
-    accelerate launch --use_fsdp --fsdp_version 2 -m simu.run …   weights, gradients and moments sharded
-    torchrun --nproc-per-node 2 -m simu.run …                     each process holds all and does its share of the rows
+accelerate launch --use_fsdp --fsdp_version 2 -m simu.run …   weights, gradients and moments sharded
+torchrun --nproc-per-node 2 -m simu.run …                     each process holds all and does its share of the rows
 """
 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
@@ -16,10 +18,16 @@ from torch.distributed.fsdp import fully_shard
 
 from simu.models.anatomy import anatomy
 
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others: one of them evaluates alone."""
+
 
 def join() -> PartialState | None:
     """Join the process group that a launcher has set up, if one has; tells rank, number of processes and device."""
-    return PartialState() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
+    return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
 def shard(model: nn.Module) -> nn.Module:

@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -32,6 +34,7 @@ from simu.models.load import Loaded, load_folder, save_folder, texts_of
 from simu.objectives.finetune import Finetune
 from simu.objectives.refusals import refusals
 from simu.selection import apply_tensors, select_parameters
+from simu.sharding import join, shard
 from simu.tracking import Run, Silent
 from simu.training import Training, train
 from simu.types import Evaluation, Example, Splits, Template, UserError
@@ -71,18 +74,35 @@ class Stages:
         return self.splits.template or self.cfg.model.template
 
     @cached_property
+    def group(self) -> PartialState | None:
+        """The process group that a launcher has set up; None: this process is alone."""
+        return join()
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes what all have computed."""
+        return self.group is None or bool(self.group.is_main_process)
+
+    @cached_property
     def device(self) -> torch.device:
         torch.backends.cuda.matmul.allow_tf32 = self.cfg.precision.tf32
+        if self.group and self.cfg.device == "auto":
+            return torch.device(self.group.device)
         return self.cfg.torch_device()
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[Encoded]:
         return encode_examples(tokenizer, self.template, rows, self.cfg.model.max_length)
 
-    def stage(self, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None], label: str = "") -> Entry:
-        """The cache's entry, said in a line on the terminal and noted for provenance.json."""
+    def stage(self, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None], label: str,
+              together: bool = False) -> Entry:  # fmt: skip
+        """The cache's entry, said in a line on the terminal and noted for provenance.json.
+
+        In a process group the main process alone looks after the cache; the others join in what is done `together`.
+        """
         common = {"version": VERSION, "precision": asdict(self.cfg.precision), "device": self.device.type}
-        entry = Cache(Path(self.cfg.cache_dir)).stage(name, common | dict(inputs), compute)
-        label = label or name
+        inputs = common | dict(inputs)
+        cache = Cache(Path(self.cfg.cache_dir))
+        entry = staged(cache, name, inputs, compute, together) if self.group else cache.stage(name, inputs, compute)
         how = f"from the cache ({entry.digest})" if entry.cached else f"{entry.seconds:.1f} s"
         log.info("%-24s %s", label, how)
         self.done[label] = {"digest": entry.digest, "seconds": round(entry.seconds, 3), "cached": entry.cached}
@@ -108,13 +128,12 @@ class Stages:
                   "rows": digest_rows(rows), "vocabulary": digest_rows(self.target_rows()),
                   "seed": self.cfg.seed}  # fmt: skip
         label = "target (retain only)" if retain_only else "target"
-        return self.stage("target", inputs, lambda folder: self._fine_tune(folder, rows), label)
+        return self.stage("target", inputs, lambda folder: self._fine_tune(folder, rows), label, together=True)
 
     def _fine_tune(self, folder: Path, rows: list[Example]) -> None:
         settings = self.cfg.model.target
-        texts = texts_of([(e.prompt, e.answer) for e in self.target_rows()], self.template)
-        model, tokenizer = self.cfg.model.load(self.cfg.data.name, texts, self.cfg.seed, self.cfg.precision.dtype)
-        model.to(self.device)
+        model, tokenizer = self.untaught()
+        shard(model.to(self.device))  # type: ignore[arg-type]
         encoded = self.encode(tokenizer, rows)
         shares: list[float] = []
 
@@ -132,12 +151,23 @@ class Stages:
         result = train(model, selection, optimizer, Finetune(), encoded, settings=loop, pad_id=_pad(tokenizer),
                        seed=self.cfg.seed, checkpoint=folder / CHECKPOINT / "training.pt", stop=memorised,
                        label="target: fine-tuning")  # fmt: skip
-        selection.merge()
+        if self.group:  # sharded weights are gathered; the main process puts them into a model of its own
+            model, _ = self.untaught()
+            apply_tensors(model, selection.trained_tensors())
+        else:
+            selection.merge()
         if not result.stopped:
             log.warning("target: %.1f %% of rows memorised after model.target.max_epochs=%d, not the %.1f %% asked for",
                         100 * (shares or [0.0])[-1], settings.max_epochs, 100 * settings.memorised)  # fmt: skip
-        save_folder(model, tokenizer, folder / "model")
-        write_json(folder / "target.json", {"rows": len(rows), "steps": result.steps, "memorised": shares})
+        if self.main:
+            save_folder(model, tokenizer, folder / "model")
+            write_json(folder / "target.json", {"rows": len(rows), "steps": result.steps, "memorised": shares})
+
+    def untaught(self) -> Loaded:
+        """The model before the target stage: random weights and a tokenizer of the rows, or the base model."""
+        texts = texts_of([(e.prompt, e.answer) for e in self.target_rows()], self.template)
+        loaded: Loaded = self.cfg.model.load(self.cfg.data.name, texts, self.cfg.seed, self.cfg.precision.dtype)
+        return loaded
 
     @cached_property
     def target(self) -> dict[str, Any]:
@@ -241,21 +271,22 @@ class Stages:
                   "training": _fields(cfg.training), "forget": digest_rows(self.splits.forget),
                   "retain": digest_rows(self.splits.retain), "template": asdict(self.template),
                   "max_length": cfg.model.max_length, "seed": cfg.seed}  # fmt: skip
-        return self.stage("unlearning", inputs, self._unlearn, f"unlearning ({cfg.method.name})")
+        return self.stage("unlearning", inputs, self._unlearn, f"unlearning ({cfg.method.name})", together=True)
 
     def _unlearn(self, folder: Path) -> None:
         cfg = self.cfg
         model, tokenizer = self.load_target()
-        selection = cfg.selection(model, self.mask, master=cfg.precision.master)
+        selection = cfg.selection(shard(model), self.mask, master=cfg.precision.master)
         optimizer = cfg.optimizer(selection.named_parameters())
-        steps = StepLog(folder / "train_log.jsonl", self.tracker)
+        steps = StepLog(folder / "train_log.jsonl", self.tracker) if self.main else None
         instead = [] if cfg.objective.answers == "original" else refusals(self.splits.forget, cfg.seed)
         train(model, selection, optimizer, cfg.objective, self.encode(tokenizer, self.splits.forget),
               self.encode(tokenizer, self.splits.retain), alternatives=self.encode(tokenizer, instead),
               settings=cfg.training, pad_id=_pad(tokenizer), seed=cfg.seed, on_step=steps,
               checkpoint=folder / CHECKPOINT / "training.pt")  # fmt: skip
-        selection.merge()
-        save_file(selection.trained_tensors(), folder / "weights.safetensors")
+        tensors = selection.trained_tensors()
+        if self.main:
+            save_file(tensors, folder / "weights.safetensors")
 
     def save_training(self) -> None:
         if (entry := self.unlearning) is not None:
@@ -329,6 +360,30 @@ class Stages:
         write_json(self.folder / "metrics.json", metrics)
         self.tracker.table("generations", rows)
         self.tracker.summary(metrics)
+
+
+def staged(cache: Cache, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None],
+           together: bool) -> Entry:  # fmt: skip
+    """`Cache.stage` in a process group: the main process says where the work is, or that there is none."""
+    said: list[Any] = []
+
+    def work(folder: Path) -> None:
+        said.append(str(folder))
+        dist.broadcast_object_list([said[0]])
+        compute(folder)
+
+    if dist.get_rank() == 0:
+        entry = cache.stage(name, inputs, work)
+        if not said:
+            dist.broadcast_object_list([None])
+        dist.broadcast_object_list([entry])
+        return entry
+    heard: list[Any] = [None]
+    dist.broadcast_object_list(heard)
+    if heard[0] is not None and together:
+        compute(Path(heard[0]))
+    dist.broadcast_object_list(heard)
+    return cast(Entry, heard[0])
 
 
 class StepLog:

@@ -228,3 +228,21 @@ def test_a_failed_job_of_a_sweep_is_listed_and_the_others_finish(finished):
     assert re.search(r"sweep: 2 of 3 jobs done", done.stderr)
     assert re.search(r"failed sweep/1: mask\.t=1\.5: allowed is", done.stderr)
     assert (finished / "sweep/2/metrics.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_leave_one_run_folder_with_the_same_numbers(finished, tmp_path, sharded):
+    """The whole pipeline under torchrun and under accelerate's FSDP, two gloo processes on the CPU."""
+    replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    shards = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2",
+              "--num_machines", "1", "--dynamo_backend", "no", "--mixed_precision", "no",
+              "--main_process_port", "29612"]  # fmt: skip
+    command = [sys.executable, *(shards if sharded else replicas), "-m", "simu.run", *SMALL, "hydra.run.dir=two"]
+    env = os.environ | {"SIMU_CACHE_DIR": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = json.loads((finished / "first/metrics.json").read_text())
+    two = json.loads((tmp_path / "two/metrics.json").read_text())
+    assert two == pytest.approx(one, abs=0.02)
+    assert done.stdout.count("original → simu") == 1

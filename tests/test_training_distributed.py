@@ -43,6 +43,7 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
             os._exit(9)  # both processes: as a scheduler would kill the job
 
     join()
+    assert int(os.environ.get("WORLD_SIZE", "1")) == (dist.get_world_size() if dist.is_initialized() else 1)
     model = shard(fresh())
     chosen = option("selection", selection)(model, MASKS["some"])
     optimizer = option("optimizer", "sophia", lr=1e-3)(chosen.named_parameters())
