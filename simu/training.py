@@ -291,7 +291,7 @@ def check_finite(record: Record, checkpoint: Path | None) -> None:
 
 def warn_runaway(model: nn.Module, objective: Objective, record: Record) -> bool:
     """Say it when the forgotten tokens have become far less likely than under a uniform guess."""
-    chance = math.log(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    chance = math.log(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
     runaway = objective.unit == "token" and (record["forget_loss"] or 0.0) < -2 * chance
     if runaway:
         log.warning(
