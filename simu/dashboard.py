@@ -1,0 +1,56 @@
+"""The comparison dashboard on a W&B server: `python -m simu.dashboard ENTITY [PROJECT]` builds it, prints its address.
+
+Needs an account (`wandb login`) and the extra `dashboards`; nothing else in the project does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+METRICS = ("aggregate", "forget/rouge_l_recall", "retain/rouge_l_recall", "forget/exact_match", "retain/exact_match",
+           "mia/min_k")  # fmt: skip
+STEPS = ("train/forget_loss", "train/retain_loss", "train/grad_norm", "train/clipped_fraction", "train/lr")
+
+
+def workspace(entity: str, project: str) -> Any:
+    """Bars of the final metrics by method, forgetting against retention, losses by step, what differs between runs."""
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as ws
+
+    method = panels.Config("method.name")
+    bars: list[Any] = [panels.BarPlot(title=m, metrics=[panels.SummaryMetric(m)], groupby=method) for m in METRICS]
+    trade = panels.ScatterPlot(title="forgetting against retention", x=panels.SummaryMetric("forget/rouge_l_recall"),
+                               y=panels.SummaryMetric("retain/rouge_l_recall"))  # fmt: skip
+    lines: list[Any] = [panels.LinePlot(title=s, y=[panels.Metric(s)]) for s in STEPS]
+    media = panels.MediaBrowser(media_keys=["attribution/forget", "mask"])
+    sections = [
+        ws.Section(name="methods", panels=[*bars, trade], is_open=True),
+        ws.Section(name="training", panels=lines),
+        ws.Section(name="attribution and masks", panels=[media]),
+        ws.Section(name="configs", panels=[panels.RunComparer(diff_only=True)]),
+    ]
+    return ws.Workspace(entity=entity, project=project, name="SIMU: methods compared", sections=sections)
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m simu.dashboard", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("entity", help="W&B user or team")
+    parser.add_argument("project", nargs="?", default="simu", help="default: simu, as tracker.project")
+    options = parser.parse_args(words)
+    try:
+        saved = workspace(options.entity, options.project).save()
+    except ImportError:
+        print('simu.dashboard: wandb-workspaces is not installed; pip install "simu-unlearning[dashboards]"',
+              file=sys.stderr)  # fmt: skip
+        return 2
+    except Exception as error:  # whatever the server or the missing login answers, the user can only read it
+        print(f"simu.dashboard: not saved ({' '.join(str(error).split())[:200]}); try `wandb login`", file=sys.stderr)
+        return 2
+    print(saved.url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Who may import what, beyond the layers that import-linter holds (pyproject.toml)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import simu
+
+ROOT = Path(simu.__file__).parent
+ALONE = {"hydra": {"run.py", "config.py"}, "wandb": {"tracking.py"}, "wandb_workspaces": {"dashboard.py"}}
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level packages that a file imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {n.partition(".")[0] for n in plain | {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}}
+
+
+@pytest.mark.parametrize("package", sorted(ALONE))
+def test_imported_in_one_place_alone(package):
+    users = {file.name for file in ROOT.rglob("*.py") if package in imported(file)}
+    assert users
+    assert users <= ALONE[package]
+
+
+def test_types_imports_torch_alone():
+    assert imported(ROOT / "types.py") <= {"__future__", "collections", "dataclasses", "typing", "torch"}
