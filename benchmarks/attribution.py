@@ -36,7 +36,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Ol
 from unlearning_step import peak_allocated, tiny
 
 from simu.attribution import integrated, neuron_attribution, plan, planning
-from simu.attribution.planning import Plan, Unit
+from simu.attribution.cutting import Unit
+from simu.attribution.planning import Plan
 from simu.attribution.shadow import Engine, Layout, layout
 from simu.data.batching import Encoded, collate
 from simu.models.anatomy import anatomy

@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from simu.attribution.cutting import Unit
 from simu.attribution.partial import Partial, fingerprint
-from simu.attribution.planning import Plan, Unit, plan
+from simu.attribution.planning import Plan, plan
 from simu.attribution.shadow import Clean, Engine, Layout, Objective, Position, layout, precise, undisturbed
 from simu.progress import track
 from simu.types import IGNORE, NeuronScores, UserError, require
@@ -88,7 +89,7 @@ def neuron_attribution(
     log.info("%s", work)
     device = next(model.parameters()).device
     settings = {"m": m, "objective": objective, "position": position, "layers": layers, "path": path,
-                "reduction": reduction, "groups": groups, "units": [piece.units for piece in work.pieces]}  # fmt: skip
+                "reduction": reduction, "groups": groups, "pieces": work.pieces}  # fmt: skip
     digest = fingerprint(model, given, settings) if checkpoint is not None else ""
     points = fractions(m, path)
     with undisturbed(model), torch.enable_grad():
@@ -152,7 +153,7 @@ class _Run:
                 yield from range(done, end)
                 done = end
                 continue
-            rows = {name: x[piece.rows].to(self.device) for name, x in self.batches[piece.batch].items()}
+            rows = {name: x[list(piece.rows)].to(self.device) for name, x in self.batches[piece.batch].items()}
             where, group = self._trimmed(rows)
             clean = pending = None  # the last piece's memory is free before the next one's is taken
             clean = self.engine.clean(rows, where)

@@ -64,6 +64,8 @@ class Layout:
 
     positions: Tensor
     """LongTensor [B, N], ascending; 0 where padded."""
+    valid: Tensor
+    """bool [B, N]: not padding."""
     scored: Tensor
     """bool [B, N]: a token is predicted here and counts."""
     target: Tensor
@@ -103,10 +105,10 @@ def layout(labels: Tensor, attention_mask: Tensor, position: Position) -> Layout
     eye = torch.eye(N, dtype=torch.bool, device=labels.device).expand(B, N, N)
     before = time < positions[:, :, None]
     if position == "next_token":
-        return Layout(positions, scored, target, torch.ones_like(valid), before & valid[:, :, None], eye)
+        return Layout(positions, valid, scored, target, torch.ones_like(valid), before & valid[:, :, None], eye)
     first = positions[:, :1, None]
     earlier = (positions[:, None, :] <= positions[:, :, None]) & valid[:, None, :] & valid[:, :, None]
-    return Layout(positions, scored, target, scored | ~valid, (before & (time < first)), earlier | eye)
+    return Layout(positions, valid, scored, target, scored | ~valid, before & (time < first), earlier | eye)
 
 
 @dataclass
