@@ -115,9 +115,9 @@ class Cut:
         return self.logits_rows * self._logits_row()
 
     def clean(self, piece: Piece) -> int:
-        """β and inputs at shadow positions, keys and values at all, and the clean pass's own transient."""
+        """β, inputs and attention at shadow positions, keys and values at all, and the clean pass's own transient."""
         s, L = self.sizes, self.sizes.parts.n_layers
-        kept = L * (2 * piece.positions * s.parts.d_model + 2 * piece.tokens * s.key_width)
+        kept = L * (3 * piece.positions * s.parts.d_model + 2 * piece.tokens * s.key_width)
         return len(piece.rows) * (kept + 2 * piece.tokens * s.parts.d_model) * s.dtype.itemsize
 
     def sums(self, piece: Piece) -> int:
@@ -157,15 +157,14 @@ class Cut:
         s, L = self.sizes, self.sizes.parts.n_layers
         linear, attention = 2 * (s.attention + s.mlp), 4 * s.query_width * (piece.tokens + piece.positions)
         block = 2 * linear + 3 * attention + (linear + attention if self.recompute else 0)
-        entering = 2 * s.attention + attention
         clean = len(piece.rows) * piece.tokens * L * (linear + 4 * s.query_width * piece.tokens)
         streams = tail = 0.0
         for unit in piece.units:
             shadow = piece.shadow * (1 if unit.points is None else len(unit.points))
             if self._whole(unit):
-                streams += shadow * L * block
+                streams += shadow * (L if unit.points is None else L - 1) * block
             else:
-                streams += shadow * sum((L - 1 - layer) * block + entering for layer in unit.layers)
+                streams += shadow * sum((L - 1 - layer) * block for layer in unit.layers)
             tail += shadow * (1 if self._whole(unit) else len(unit.layers)) * 4 * s.parts.d_model * s.vocabulary
         return clean, streams, tail
 

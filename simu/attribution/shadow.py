@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -126,6 +126,8 @@ class Clean:
     """L × the arguments of the block, by name, without the hidden states."""
     output: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, N, D]: what the last block gave."""
+    attended: list[Tensor | None] = field(default_factory=list)
+    """L × [B, N, D]: what its attention module gave; None where that is not one tensor of this shape."""
     final: list[bool] = field(default_factory=list)
     """L × whether the MLP's output is the down-projection's, so that a replaced one need not be computed."""
 
@@ -159,6 +161,7 @@ class Engine:
         self.mlps = [
             model.get_submodule(name.rpartition(".")[0]) if ".mlp." in name else None for name in self.parts.down_names
         ]
+        self.attentions = [model.get_submodule(layer[0][0].rpartition(".")[0]) for layer in self.parts.attention]
         self.hidden_name = [next(iter(inspect.signature(b.forward).parameters)) for b in self.parts.blocks]
         self.masks: dict[tuple[int, int], Tensor] = {}
 
@@ -184,6 +187,12 @@ class Engine:
         def mlp(_: nn.Module, __: tuple[Any, ...], out: Any) -> None:
             state.final[len(state.beta) - 1] = isinstance(out, Tensor) and _same(out, self.seen)
 
+        def attention(_: nn.Module, __: tuple[Any, ...], out: Any) -> None:
+            plain = (
+                isinstance(out, tuple) and isinstance(out[0], Tensor) and out[0].shape[:2] == batch["input_ids"].shape
+            )
+            state.attended.append(out[0].gather(1, index) if plain and len(out) == 2 else None)
+
         def last(_: nn.Module, __: tuple[Any, ...], out: Any) -> None:
             if not isinstance(out, Tensor):
                 raise UserError(f"{self.name}: a decoder layer returns a {type(out).__name__}; allowed is one tensor")
@@ -194,6 +203,7 @@ class Engine:
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
         for module in self.parts.down_projections:
             handles.append(module.register_forward_hook(down))
+        handles += [module.register_forward_hook(attention) for module in self.attentions]
         handles += [module.register_forward_hook(mlp) for module in self.mlps if module is not None]
         handles.append(self.parts.blocks[-1].register_forward_hook(last))
         ids = batch["input_ids"]
@@ -269,7 +279,8 @@ class Engine:
                     entering = entering.expand(len(fractions), *entering.shape).flatten(0, 1)
                     hidden = entering if hidden is None else torch.cat([hidden, entering])
             assert hidden is not None
-            hidden = self._through(layer, hidden, a, None)
+            fresh = len(a) if a is not None and (layer == layers[0] or not together) else 0
+            hidden = self._through(layer, hidden, a, None, fresh)
         assert hidden is not None
         grads = self._backward(hidden, leaves, objective)
         return [g.unflatten(0, (len(fractions), -1)).sum(0, dtype=precise(g.dtype)) for g in grads]
@@ -309,18 +320,22 @@ class Engine:
         """[B, N] → [rows, N, 1], repeated over streams."""
         return x.repeat(rows // len(x), 1)[:, :, None]
 
-    def _through(self, layer: int, hidden: Tensor, a: Tensor | None, offset: Tensor | None) -> Tensor:
+    def _through(self, layer: int, hidden: Tensor, a: Tensor | None, offset: Tensor | None, fresh: int = 0) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._block, layer, hidden, a, offset, use_reentrant=False, preserve_rng_state=False)
-        return self._block(layer, hidden, a, offset)
+            return checkpoint(self._block, layer, hidden, a, offset, fresh, use_reentrant=False,
+                              preserve_rng_state=False)  # fmt: skip
+        return self._block(layer, hidden, a, offset, fresh)
 
-    def _block(self, layer: int, hidden: Tensor, a: Tensor | None, offset: Tensor | None) -> Tensor:
-        """Block `layer` on [R, N, D], its down-projection's output replaced by `a` in the last rows, or + `offset`."""
+    def _block(self, layer: int, hidden: Tensor, a: Tensor | None, offset: Tensor | None, fresh: int = 0) -> Tensor:
+        """Block `layer` on [R, N, D], its down-projection's output replaced by `a` in the last rows, or + `offset`.
+
+        The last `fresh` rows hold the clean input, so their attention has nothing to compute either.
+        """
         cache = ShadowCache(self.state.keys[layer], self.state.values[layer])
         call = {self.hidden_name[layer]: hidden} | self._arguments(layer, len(hidden), cache)
-        with self._injection(layer, hidden, a, offset):
+        with self._injection(layer, hidden, a, offset), self._attended(layer, len(hidden), fresh):
             out = self.parts.blocks[layer](**call)
-        if not cache.asked:
+        if not cache.asked and fresh < len(hidden):
             raise UserError(f"{self.name}: layer {layer} never asked the key-value cache, so its attention cannot be "
                             "given clean keys; allowed are decoders that use transformers' cache")  # fmt: skip
         return out
@@ -373,28 +388,23 @@ class Engine:
             return self.masks[key]
         where, at = self.where, self.where.positions
         B, N, T = where.clean_keys.shape
+        dtype = self.state.beta[0].dtype
+        low = torch.finfo(dtype).min
         if model_mask is None:
             full = torch.ones(T, T, dtype=torch.bool, device=at.device).tril().expand(B, 1, T, T)
-            if self.model.config._attn_implementation == "eager":
-                low = torch.finfo(self.state.beta[0].dtype).min
-                full = torch.zeros(full.shape, dtype=self.state.beta[0].dtype, device=at.device).masked_fill(~full, low)
         elif model_mask.dim() == 4 and model_mask.shape[-2:] == (T, T):
             full = model_mask.expand(B, *model_mask.shape[1:])
         else:
             raise UserError(f"{self.name}: its attention mask has shape {tuple(model_mask.shape)}; "
                             f"allowed is [B, heads, {T}, {T}]")  # fmt: skip
+        if full.dtype == torch.bool:  # additive, once: SDPA would turn it into that at every call
+            full = torch.zeros(full.shape, dtype=dtype, device=at.device).masked_fill(~full, low)
+        self._require_causal(full > low / 2)
         heads = full.shape[1]
         query = full.gather(2, at[:, None, :, None].expand(B, heads, N, T))
         own = query.gather(3, at[:, None, None, :].expand(B, heads, N, N))
-        both = torch.cat([query, own], dim=-1)
         seen = torch.cat([where.clean_keys, where.own_keys], dim=-1)[:, None]
-        if full.dtype == torch.bool:
-            self._require_causal(full)
-            both = both & seen
-        else:
-            low = torch.finfo(full.dtype).min
-            self._require_causal(full > low / 2)
-            both = both.masked_fill(~seen, low)
+        both = torch.cat([query, own], dim=-1).masked_fill(~seen, low)
         self.masks[key] = both.repeat(rows // B, 1, 1, 1)
         return self.masks[key]
 
@@ -420,23 +430,33 @@ class Engine:
             return torch.cat([kept[: R - len(a)], new]).view(out.shape)
 
         if a is not None and final and mlp is not None and self.everywhere:
-            original = mlp.forward
-            rest = R - len(a)
-
-            def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                return torch.cat([original(x[:rest], *args, **kwargs), a]) if rest else a
-
-            mlp.forward = forward
-            try:
+            rest, original = R - len(a), mlp.forward
+            with _acting_as(mlp, lambda x: torch.cat([original(x[:rest]), a]) if rest else a):
                 yield
-            finally:
-                del mlp.forward
             return
         handle = self.parts.down_projections[layer].register_forward_hook(lambda _, __, out: replace(out))
         try:
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def _attended(self, layer: int, rows: int, fresh: int) -> Iterator[None]:
+        """While open, attention gives the clean pass's output in the last `fresh` rows without computing it."""
+        clean, module = self.state.attended[layer], self.attentions[layer]
+        if not fresh or clean is None:
+            yield
+            return
+        known, original = clean.repeat(fresh // len(clean), 1, 1), module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+            if fresh == rows:
+                return known, None
+            out, weights = original(*_first(args, rows, fresh), **_first(kwargs, rows, fresh))
+            return torch.cat([out, known]), weights
+
+        with _acting_as(module, forward):
+            yield
 
     # ------------------------------------------------------------------ tail and loss
 
@@ -473,19 +493,36 @@ class Engine:
 
         The model runs on n one-token rows with its blocks stepped over, so nothing in its tail has to be known.
         """
-        blocks = self.parts.blocks
 
         def skip(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
             return rows[:, None, :]
 
-        for block in blocks:
-            block.forward = skip
-        try:
+        with ExitStack() as stack:
+            for block in self.parts.blocks:
+                stack.enter_context(_acting_as(block, skip))
             ids = torch.zeros(len(rows), 1, dtype=torch.long, device=rows.device)
             return self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0]
-        finally:
-            for block in blocks:
-                del block.forward
+
+
+@contextmanager
+def _acting_as(module: nn.Module, forward: Any) -> Iterator[None]:
+    """While open, `module` computes `forward`."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _first(value: Any, rows: int, without: int) -> Any:
+    """Every tensor of [rows, …] in an argument, without its last rows."""
+    if isinstance(value, Tensor):
+        return value[: rows - without] if value.dim() and len(value) == rows else value
+    if isinstance(value, tuple | list):
+        return tuple(_first(v, rows, without) for v in value)
+    if isinstance(value, dict):
+        return {k: _first(v, rows, without) for k, v in value.items()}
+    return value
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
