@@ -10,9 +10,10 @@ large     a random OLMo-1B in bfloat16 on the CPU, 4 real rows, m = 2: resident 
 plan      bytes and FLOPs of LLaMA2-7B and OLMo-1B, without weights
 cuda      a random LLaMA2-7B in bfloat16 and 400 forget rows: tokens/s, memory, model-FLOPs utilisation
 
-The brute force is written out below: a prefix, a layer and a path point each have their own forward and backward, as
-DEPN's code has it (flamewei123/DEPN), and it is done every favour (no weight gradients, one row of logits). Times on a
-CPU are CPU seconds of this process, so that a busy machine does not count; on CUDA they are wall seconds.
+The brute force is written out below: for each token and layer a forward for the clean vector and m forwards and
+backwards, as DEPN's code has it (flamewei123/DEPN); `lean` does it every favour (the clean vectors of all layers from
+one forward, logits at one position). Neither computes weight gradients. Times on a CPU are CPU seconds of this process,
+so that a busy machine counts less; on CUDA they are wall seconds.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import math
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -80,38 +82,43 @@ def arguments() -> argparse.Namespace:
 # ---- the others
 
 
-def brute_force(model: nn.Module, batch: Batch, m: int, steps_at_once: int = 1) -> Tensor:
-    """One prefix a token, one layer at a time, `steps_at_once` path points in a batch: float64 [L, D]."""
-    scores = None
-    for ids, t in samples(batch):
-        betas = clean_vectors(model, ids[:t])
-        scores = torch.zeros(len(betas), len(betas[0]), dtype=torch.float64) if scores is None else scores
-        for layer, beta in enumerate(betas):
+def brute_force(
+    model: nn.Module, batch: Batch, m: int, *, lean: bool = False, steps_at_once: int = 1, every: int = 1
+) -> Tensor:
+    """One prefix a token, one layer, one path point at a time: float64 [L, D].
+
+    As DEPN has it: for each token and layer a forward for the clean vector, then m times forward and backward, logits
+    at every position. `lean`: the clean vectors of all layers from one forward, logits at the last position only.
+    `steps_at_once` path points in a batch. `every`: only every so-many-th token (to time long answers).
+    """
+    down = anatomy(model).down_projections
+    scores = torch.zeros(len(down), anatomy(model).d_model, dtype=torch.float64)
+    for ids, t in list(samples(batch))[::every]:
+        betas = clean_vectors(model, down, ids[:t]) if lean else []
+        for layer in range(len(down)):
+            beta = betas[layer] if lean else clean_vectors(model, down[layer : layer + 1], ids[:t], whole=True)[0]
             for first in range(1, m + 1, steps_at_once):
                 points = torch.arange(first, min(m, first + steps_at_once - 1) + 1) / m
                 a = (points[:, None] * beta).requires_grad_()
-                log_prob = injected(model, layer, ids[:t], ids[t], a).sum()
+                log_prob = injected(model, down[layer], ids[:t], ids[t], a, whole=not lean).sum()
                 scores[layer] += (beta * torch.autograd.grad(log_prob, a)[0]).sum(0).double() / m
     return scores
 
 
 def captum_per_token(model: nn.Module, batch: Batch, m: int) -> Tensor:
-    """captum's integrated gradients of the injected vector, baseline 0, right Riemann sum: the same quantity.
+    """captum's integrated gradients of the injected vector, baseline 0, right Riemann sum: the same quantity, lean.
 
     (Its LayerIntegratedGradients takes the baseline from a baseline *input*, so a zero vector at one position of one
     layer cannot be said in it.)
     """
     from captum.attr import IntegratedGradients
 
-    scores = None
+    down = anatomy(model).down_projections
+    scores = torch.zeros(len(down), anatomy(model).d_model, dtype=torch.float64)
     for ids, t in samples(batch):
-        betas = clean_vectors(model, ids[:t])
-        scores = torch.zeros(len(betas), len(betas[0]), dtype=torch.float64) if scores is None else scores
-        for layer, beta in enumerate(betas):
-            method = IntegratedGradients(
-                lambda a, layer=layer, ids=ids, t=t: injected(model, layer, ids[:t], ids[t], a)
-            )
-            found = method.attribute(beta[None], baselines=0.0, n_steps=m, method="riemann_right")
+        for layer, beta in enumerate(clean_vectors(model, down, ids[:t])):
+            at = partial(injected, model, down[layer], ids[:t], ids[t])
+            found = IntegratedGradients(at).attribute(beta[None], baselines=0.0, n_steps=m, method="riemann_right")
             scores[layer] += found[0].detach().double()
     return scores
 
@@ -123,25 +130,25 @@ def samples(batch: Batch) -> Iterator[tuple[Tensor, int]]:
                 yield ids, t
 
 
-def clean_vectors(model: nn.Module, prefix: Tensor) -> list[Tensor]:
-    """β at the last position of one prefix: L × [D]."""
+def clean_vectors(model: nn.Module, down: Sequence[nn.Module], prefix: Tensor, whole: bool = False) -> list[Tensor]:
+    """β at the last position of one prefix, of each of `down`: [D] each."""
     seen: list[Tensor] = []
-    handles = [
-        m.register_forward_hook(lambda _, __, out: seen.append(out[0, -1])) for m in anatomy(model).down_projections
-    ]
+    handles = [module.register_forward_hook(lambda _, __, out: seen.append(out[0, -1])) for module in down]
     with torch.no_grad():
-        model(input_ids=prefix[None], use_cache=False, logits_to_keep=1)
+        model(input_ids=prefix[None], use_cache=False, logits_to_keep=0 if whole else 1)
     for handle in handles:
         handle.remove()
     return seen
 
 
-def injected(model: nn.Module, layer: int, prefix: Tensor, target: Tensor, a: Tensor) -> Tensor:
-    """log P(target | prefix) with layer's vector at the last position replaced by each row of a [n, D]: [n]."""
-    hook = lambda _, __, out: torch.cat([out[:, :-1], a[:, None]], dim=1)  # noqa: E731
-    handle = anatomy(model).down_projections[layer].register_forward_hook(hook)
+def injected(
+    model: nn.Module, down: nn.Module, prefix: Tensor, target: Tensor, a: Tensor, whole: bool = False
+) -> Tensor:
+    """log P(target | prefix) with the vector at the last position replaced by each row of a [n, D]: [n]."""
+    handle = down.register_forward_hook(lambda _, __, out: torch.cat([out[:, :-1], a[:, None]], dim=1))
     try:
-        logits = model(input_ids=prefix.expand(len(a), -1), use_cache=False, logits_to_keep=1).logits[:, -1]
+        kept = 0 if whole else 1
+        logits = model(input_ids=prefix.expand(len(a), -1), use_cache=False, logits_to_keep=kept).logits[:, -1]
     finally:
         handle.remove()
     return torch.log_softmax(logits, dim=-1)[:, target]
@@ -157,7 +164,8 @@ def compare(model: nn.Module, forget: list[Encoded], pad: int, options: argparse
     m = options.m
     names: dict[str, Callable[[list[Batch]], Tensor]] = {
         "brute force": lambda b: sum(brute_force(model, x, m) for x in b),
-        "brute force, m at once": lambda b: sum(brute_force(model, x, m, m) for x in b),
+        "brute force, lean": lambda b: sum(brute_force(model, x, m, lean=True) for x in b),
+        "lean, m points at once": lambda b: sum(brute_force(model, x, m, lean=True, steps_at_once=m) for x in b),
         "captum, per token": lambda b: sum(captum_per_token(model, x, m) for x in b),
         "sequence": lambda b: neuron_attribution(model, b, m=m, position="sequence"),
         "exact": lambda b: neuron_attribution(model, b, m=m),
@@ -191,7 +199,7 @@ def learn(model: nn.Module, batches: list[Batch], steps: int = 150) -> None:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    print(f"learnt the rows: loss {float(loss):.4f}")
+    print(f"learnt the rows: loss {float(loss.detach()):.4f}")
     model.eval().requires_grad_(False)
 
 
@@ -199,10 +207,13 @@ def learn(model: nn.Module, batches: list[Batch], steps: int = 150) -> None:
 
 
 def growth(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.Namespace) -> dict[str, list[dict]]:
-    """Seconds a row, and the power of the quantity that they grow with (between the two largest)."""
+    """Seconds a row, and the power of the quantity that they grow with (from one line to the next).
+
+    The brute force is timed on 8 tokens of one row, evenly spread, and counted up: its tokens do not share anything.
+    """
     stream = [token for row in forget for token in row.answer[:-1]]
     vocabulary = model.config.vocab_size
-    base = {"answer": 48, "m": options.m, "layers": 4, "width": 128}
+    base = {"answer": 48, "m": options.m, "layers": 4, "width": 256}
     tables: dict[str, list[dict]] = {}
     for name, values in {"answer": [16, 32, 64, 128], "m": [2, 5, 10, 20], "layers": [2, 4, 8, 16],
                          "width": [128, 256, 512, 1024]}.items():  # fmt: skip
@@ -213,8 +224,8 @@ def growth(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.
             fresh = shape(vocabulary, at["width"], at["layers"])
             batches = batches_of(rows, pad, 8)
             exact = timed(lambda f=fresh, b=batches, k=at["m"]: neuron_attribution(f, b, m=k), repeats=3)[1] / 8
-            few = [Encoded(rows[0].prompt, rows[0].answer)]
-            force = timed(lambda f=fresh, r=few, k=at["m"]: brute_force(f, batches_of(r, pad, 1)[0], k))[1]
+            one, every = batches_of(rows[:1], pad, 1)[0], at["answer"] // 8
+            force = every * timed(lambda f=fresh, b=one, k=at["m"], e=every: brute_force(f, b, k, every=e))[1]
             tables[name].append({name: value, "exact": exact, "brute": force})
         print(f"{name:>8}{'exact s/row':>14}{'brute s/row':>14}{'ratio':>8}{'exact power':>13}{'brute power':>13}")
         for i, line in enumerate(tables[name]):
