@@ -81,6 +81,10 @@ class Work:
     changed: int = 0
     """Those of them whose text that changed."""
 
+    def __str__(self) -> str:
+        again = f"; {self.doubtful} rows decoded again, {self.changed} changed" if self.doubtful else ""
+        return f"{self.decisions} tokens in {self.passes} passes{again}"
+
 
 @torch.no_grad()
 def generate(
@@ -137,7 +141,7 @@ def generate(
         for _ in track(engine.run(rows), what, total=len(rows), unit="row"):
             pass
     engine.work.decisions = sum(r.decisions for r in rows)
-    log.info("%s: %d rows, %s", what, len(rows), engine.work)
+    log.info("  %s: %d rows; %s", what, len(rows), engine.work)
     return [
         Generation(ids=tuple(r.ids), text=engine.decode(r), finished=r.finished, truncated=r.truncated) for r in rows
     ]
