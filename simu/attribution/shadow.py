@@ -188,10 +188,8 @@ class Engine:
             state.final[len(state.beta) - 1] = isinstance(out, Tensor) and _same(out, self.seen)
 
         def attention(_: nn.Module, __: tuple[Any, ...], out: Any) -> None:
-            plain = (
-                isinstance(out, tuple) and isinstance(out[0], Tensor) and out[0].shape[:2] == batch["input_ids"].shape
-            )
-            state.attended.append(out[0].gather(1, index) if plain and len(out) == 2 else None)
+            plain = isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], Tensor) and out[0].dim() == 3
+            state.attended.append(out[0].gather(1, index) if plain else None)
 
         def last(_: nn.Module, __: tuple[Any, ...], out: Any) -> None:
             if not isinstance(out, Tensor):
@@ -388,24 +386,22 @@ class Engine:
             return self.masks[key]
         where, at = self.where, self.where.positions
         B, N, T = where.clean_keys.shape
-        dtype = self.state.beta[0].dtype
-        low = torch.finfo(dtype).min
         if model_mask is None:
-            full = torch.ones(T, T, dtype=torch.bool, device=at.device).tril().expand(B, 1, T, T)
+            full = torch.ones(1, 1, T, T, dtype=torch.bool, device=at.device).tril()
         elif model_mask.dim() == 4 and model_mask.shape[-2:] == (T, T):
-            full = model_mask.expand(B, *model_mask.shape[1:])
+            full = model_mask
         else:
             raise UserError(f"{self.name}: its attention mask has shape {tuple(model_mask.shape)}; "
                             f"allowed is [B, heads, {T}, {T}]")  # fmt: skip
-        if full.dtype == torch.bool:  # additive, once: SDPA would turn it into that at every call
-            full = torch.zeros(full.shape, dtype=dtype, device=at.device).masked_fill(~full, low)
-        self._require_causal(full > low / 2)
+        low = torch.finfo(self.state.beta[0].dtype).min
+        self._require_causal(full if full.dtype == torch.bool else full > low / 2)
         heads = full.shape[1]
-        query = full.gather(2, at[:, None, :, None].expand(B, heads, N, T))
+        query = full.expand(B, heads, T, T).gather(2, at[:, None, :, None].expand(B, heads, N, T))
         own = query.gather(3, at[:, None, None, :].expand(B, heads, N, N))
-        seen = torch.cat([where.clean_keys, where.own_keys], dim=-1)[:, None]
-        both = torch.cat([query, own], dim=-1).masked_fill(~seen, low)
-        self.masks[key] = both.repeat(rows // B, 1, 1, 1)
+        both, seen = torch.cat([query, own], dim=-1), torch.cat([where.clean_keys, where.own_keys], dim=-1)[:, None]
+        if both.dtype == torch.bool:  # additive, once: SDPA would turn it into that at every call
+            seen, both = seen & both, torch.zeros_like(both, dtype=self.state.beta[0].dtype)
+        self.masks[key] = both.masked_fill(~seen, low).repeat(rows // B, 1, 1, 1)
         return self.masks[key]
 
     def _require_causal(self, allowed: Tensor) -> None:
