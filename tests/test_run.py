@@ -228,6 +228,39 @@ def test_a_failed_job_of_a_sweep_is_listed_and_the_others_finish(finished):
     assert re.search(r"sweep: 2 of 3 jobs done", done.stderr)
     assert re.search(r"failed sweep/1: mask\.t=1\.5: allowed is", done.stderr)
     assert (finished / "sweep/2/metrics.json").is_file()
+    assert len(list((finished / "cache/attribution").glob("*/files.json"))) == 1  # one for every t of this file
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_numbers_of_one_and_a_killed_sweep_goes_on(finished, tmp_path):
+    """joblib with two workers on an empty cache equals the serial run; killed, the same command repeats no stage."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra `joblib` is not installed")
+    sweep = ["mask.t=0.5,0.6,0.7", "hydra.sweep.dir=sweep"]
+    workers = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    simu("-m", *SMALL, *sweep, *workers, cwd=tmp_path)
+    simu("-m", *SMALL, "mask.t=0.5,0.6,0.7", "hydra.sweep.dir=serial", cwd=finished)
+    for job in "012":
+        one, two = (json.loads((root / job / "metrics.json").read_text())
+                    for root in (finished / "serial", tmp_path / "sweep"))  # fmt: skip
+        assert two == pytest.approx(one, abs=1e-6)
+    assert len(list((tmp_path / "cache/attribution").glob("*/files.json"))) == 1
+
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    env = {**os.environ, "SIMU_CACHE_DIR": str(killed / "cache")}
+    command = [sys.executable, "-m", "simu.run", "-m", *SMALL, *sweep]
+    process = subprocess.Popen(command, cwd=killed, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (killed / "sweep/1/provenance.json").exists():
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    before = {p: p.stat().st_mtime_ns for p in (killed / "cache").glob("*/*/files.json")}
+    simu("-m", *SMALL, *sweep, cwd=killed)
+    assert before
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items())
+    for job in "012":
+        again = (killed / "sweep" / job / "metrics.json").read_bytes()
+        assert again == (finished / "serial" / job / "metrics.json").read_bytes()
 
 
 @pytest.mark.slow
