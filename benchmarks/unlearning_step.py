@@ -66,7 +66,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with TOFU's forget10.jsonl and retain90.jsonl")
     parser.add_argument("--plan", action="store_true", help="bytes of LLaMA2-7B and OLMo-1B, without weights")
     parser.add_argument("--batch", type=int, default=16, help="forget rows a step")
-    parser.add_argument("--micro", type=int, default=4, help="rows a forward pass (training.micro_batch_size)")
+    parser.add_argument("--tokens", type=int, default=1024, help="a forward pass here (training.micro_batch_tokens)")
+    parser.add_argument("--micro", type=int, default=4, help="rows a forward pass of the reference that accumulates")
     parser.add_argument("--share", type=float, default=0.05, help="share of down-projection rows that the mask trains")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each variant")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -118,12 +119,12 @@ def dense_step(model: nn.Module, optimizer: torch.optim.Optimizer, forget: list[
 
 
 def our_step(model: nn.Module, optimizer: torch.optim.Optimizer, forget: list[Encoded], retain: list[Encoded],
-             pad_id: int, micro: int) -> None:  # fmt: skip
+             pad_id: int, tokens: int | None) -> None:  # fmt: skip
     """What simu.training.train does in a step."""
     rows, place = list(range(len(forget))), Place()
     for side in (Side([(r,) for r in forget], OBJECTIVE.forget, "token", 1.0),
                  Side([(r,) for r in retain], OBJECTIVE.retain, "token", RETAIN_WEIGHT)):  # fmt: skip
-        backward(model, side, rows, micro, pad_id, place)
+        backward(model, side, rows, tokens, pad_id, place)
     clip_norm(optimizer, CLIP, place)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -147,23 +148,23 @@ def variants(model: PreTrainedModel, options: argparse.Namespace, pad_id: int) -
         optimizer = make(own.parameters())
         return Variant(name, own, optimizer, lambda f, r: dense_step(own, optimizer, f, r, pad_id, micro))
 
-    def ours(name: str, mask: Tensor | None, make: Callable, micro: int) -> Variant:
+    def ours(name: str, mask: Tensor | None, make: Callable, tokens: int | None) -> Variant:
         own = copy.deepcopy(model).train()
         selection = select_parameters(own, mask)
         optimizer = make(lr=LR)(selection.named_parameters())
-        return Variant(name, own, optimizer, lambda f, r: our_step(own, optimizer, f, r, pad_id, micro), selection)
+        return Variant(name, own, optimizer, lambda f, r: our_step(own, optimizer, f, r, pad_id, tokens), selection)
 
     def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
         return torch.optim.AdamW(parameters, lr=LR, weight_decay=0.1)
 
-    whole, micro, mask = options.batch, options.micro, some_rows(model, options.share)
-    yield lambda: dense("reference AdamW", adamw, whole)
-    yield lambda: dense(REFERENCE, DenseSophia, whole)
+    micro, tokens, mask = options.micro, options.tokens, some_rows(model, options.share)
+    yield lambda: dense("reference AdamW", adamw, options.batch)
+    yield lambda: dense(REFERENCE, DenseSophia, options.batch)
     yield lambda: dense(f"  {micro} rows at a time", DenseSophia, micro)
-    yield lambda: ours("FO", None, BuildAdamW, micro)
-    yield lambda: ours("SO", None, BuildSophia, micro)
-    yield lambda: ours("SIMU", mask, BuildSophia, micro)
-    yield lambda: ours("  all rows at once", mask, BuildSophia, whole)
+    yield lambda: ours("FO", None, BuildAdamW, tokens)
+    yield lambda: ours("SO", None, BuildSophia, tokens)
+    yield lambda: ours("SIMU", mask, BuildSophia, tokens)
+    yield lambda: ours("  all rows at once", mask, BuildSophia, None)
 
 
 def some_rows(model: nn.Module, share: float) -> Tensor:
@@ -252,7 +253,7 @@ def peak_allocated(step: Callable[[], None]) -> int:
 def show(rows: list[dict], model: nn.Module, options: argparse.Namespace) -> None:
     against = next(r for r in rows if r["name"] == REFERENCE)
     n_parameters = sum(p.numel() for p in model.parameters())
-    print(f"\n{n_parameters:,} parameters, batch {options.batch}, here {options.micro} rows at a time, "
+    print(f"\n{n_parameters:,} parameters, batch {options.batch}, here {options.tokens} tokens at a time, "
           f"mask {options.share:.0%} of the rows, median of {options.steps} steps, "
           f"{options.threads} threads, torch {torch.__version__}")  # fmt: skip
     print(f"{'':20}{'ms/step':>9}{'faster':>8}{'peak MiB':>10}{'of ref.':>8}{'state MiB':>11}{'of ref.':>8}")
@@ -306,7 +307,8 @@ def seven_b(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded]
 
 def plan(name: str, config: LlamaConfig | OlmoConfig, options: argparse.Namespace) -> dict[str, object]:
     """Of bfloat16 weights, and of float32 masters, gradients and moments of what trains."""
-    micro, tokens = options.micro, 128  # a long TOFU row in a LLaMA tokenizer
+    tokens = 128  # a long TOFU row in a LLaMA tokenizer
+    micro = max(1, options.tokens // tokens)
     lines: dict[str, dict[str, int]] = {}
     for method in ("SO, every parameter", "SIMU"):
         with torch.device("meta"):

@@ -7,8 +7,7 @@ The divisor is known from the rows before any forward, so that it does not matte
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from simu.data.batching import Encoded, collate
+from simu.data.batching import Encoded, collate, length_buckets
 from simu.objectives import Comparing, Unit
 from simu.objectives.logprobs import labelled_logits
 from simu.objectives.reference import Reference
@@ -53,15 +52,20 @@ class Side:
     head: nn.Module | None = None
     """The untouched output head, where there is a memory."""
 
-    def shares(self, indices: list[int], size: int | None, place: Place) -> Iterator[list[int]]:
-        """This process's micro-batches of at most `size` indices, those of like length together.
+    def shares(self, indices: list[int], tokens: int | None, place: Place) -> list[list[int]]:
+        """This process's micro-batches: rows of like length together, at most `tokens` with padding (None: no limit).
 
         Every process gets as many, as all must take part in each pass of a sharded model: the last may be empty.
         """
-        order = sorted(indices, key=lambda i: -max(len(r) for r in self.rows[i]))
-        own = order[place.rank :: place.world]
-        most = math.ceil(len(order) / place.world)
-        return (own[i : i + (size or most)] for i in range(0, most, size or most))
+        width = {i: len(self.rows[i]) * max(len(r) for r in self.rows[i]) for i in indices}
+        order = sorted(indices, key=lambda i: -width[i])
+        everywhere = [self.portions(order[rank :: place.world], width, tokens) for rank in range(place.world)]
+        own = everywhere[place.rank]
+        return own + [[]] * (max(map(len, everywhere)) - len(own))
+
+    def portions(self, indices: list[int], width: Mapping[int, int], tokens: int | None) -> list[list[int]]:
+        widths = [width[i] for i in indices]
+        return [[indices[k] for k in bucket] for bucket in length_buckets(widths, tokens or sum(widths) * len(widths))]
 
     def flat(self, indices: list[int]) -> list[Encoded]:
         """The rows of a batch: each index's first, then each index's alternative."""
@@ -88,11 +92,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def recall(
-    model: nn.Module, objective: Comparing, side: Side, indices: set[int], size: int, pad_id: int
+    model: nn.Module, objective: Comparing, side: Side, indices: set[int], tokens: int, pad_id: int
 ) -> dict[int, tuple[Tensor, ...]]:
     """What `model`, untouched as yet, says of the rows of `indices`: for `Side.memory`."""
     memory: dict[int, tuple[Tensor, ...]] = {}
-    batches = list(side.shares(sorted(indices), size, Place()))
+    batches = side.shares(sorted(indices), tokens, Place())
     was_training = model.training
     model.eval()
     for chosen in track(batches, "reference model", unit="batch"):
@@ -105,7 +109,7 @@ def recall(
 
 
 def backward(
-    model: nn.Module, side: Side, indices: list[int], size: int | None, pad_id: int, place: Place
+    model: nn.Module, side: Side, indices: list[int], tokens: int | None, pad_id: int, place: Place
 ) -> float | None:
     """Add the gradient of a side's weighted mean loss; that mean, unweighted. None: the objective has no such side.
 
@@ -115,7 +119,7 @@ def backward(
     device = device_of(model)
     scale = side.weight / side.units(indices)
     total = torch.zeros((), dtype=torch.float64)
-    for chosen in side.shares(indices, size, place):
+    for chosen in side.shares(indices, tokens, place):
         rows = chosen or indices[:1]  # an empty share still takes part, with nothing to add
         with torch.set_grad_enabled(side.weight != 0):
             loss = side.loss(model, collate(side.flat(rows), pad_id, device), side.reference(rows, device))
@@ -135,14 +139,14 @@ def estimate_curvature(
     model: nn.Module,
     optimizer: Any,
     drawn: Sequence[tuple[Side, list[int]]],
-    size: int | None,
+    tokens: int | None,
     pad_id: int,
     place: Place,
 ) -> None:
     """Sophia-G: refresh H from labels that the model itself samples at all scored positions of the step's rows."""
     predictions = sum(n_scored(r) for side, indices in drawn for r in side.flat(indices))
     for side, indices in drawn:
-        for chosen in side.shares(indices, size, place):
+        for chosen in side.shares(indices, tokens, place):
             logits, _ = labelled_logits(model, collate(side.flat(chosen or indices[:1]), pad_id, device_of(model)))
             (sampled_nll(logits) * ((1 if chosen else 0) / predictions)).backward()
     sum_gradients(optimizer, place)

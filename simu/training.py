@@ -62,9 +62,9 @@ class Training:
     """Passes over the forget rows; 0 trains nothing."""
     batch_size: int
     """Forget rows a step, over all devices; each draws one retain row."""
-    micro_batch_size: int | None = 4
-    """Rows a forward pass; the rest of the step is accumulated, exactly. Rows of like length go together, so that
-    small ones waste little on padding. None: the whole batch."""
+    micro_batch_tokens: int | None = 1024
+    """Tokens, with padding, a forward pass (one row at least); the rest of the step is accumulated, exactly. Rows of
+    like length share a pass. None: the whole batch."""
     warmup: float = 0.1
     """Fraction of the steps in which the learning rate rises linearly to its value."""
     schedule: Literal["linear", "constant"] = "linear"
@@ -81,8 +81,8 @@ class Training:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs", self.epochs, "a whole number ≥ 0")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number ≥ 1")
-        micro = self.micro_batch_size
-        require(micro is None or micro >= 1, "micro_batch_size", micro, "a whole number ≥ 1, or null")
+        micro = self.micro_batch_tokens
+        require(micro is None or micro >= 1, "micro_batch_tokens", micro, "a whole number ≥ 1, or null")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "0 ≤ warmup ≤ 1")
         clip = self.clip_norm
         require(clip is None or clip > 0, "clip_norm", clip, "a number > 0, or null")
@@ -165,7 +165,7 @@ def train(
             began = time.perf_counter()
             for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = rate * settings.pace(step, total)
-            portion = (settings.micro_batch_size, pad_id, place)
+            portion = (settings.micro_batch_tokens, pad_id, place)
             drawn = list(zip(sides, plan[step].indices, strict=False))
             if getattr(optimizer, "hessian_due", False):
                 estimate_curvature(model, optimizer, drawn, *portion)
@@ -241,14 +241,14 @@ def with_memory(
     file: Checkpoint,
 ) -> list[Side]:
     """The sides, with what the untouched model said of their rows where the objective compares with that."""
-    size = settings.micro_batch_size or settings.batch_size
+    tokens = settings.micro_batch_tokens or 4096
     done = []
     for k, (name, side) in enumerate(zip(("forget", "retain"), sides, strict=False)):
         if name in objective.needs_reference:
             needed = {i for step in plan for i in step.indices[k]}
             beside = replace(file, path=file.path and file.path.with_suffix(f".{name}-reference{file.path.suffix}"))
             comparing = cast(Comparing, objective)
-            memory = beside.kept(partial(recall, model, comparing, side, needed, size, pad_id))
+            memory = beside.kept(partial(recall, model, comparing, side, needed, tokens, pad_id))
             side = replace(side, memory=memory, head=untouched_head(model))
         done.append(side)
     return done

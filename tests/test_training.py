@@ -51,7 +51,7 @@ def full_ce(model, chosen: list[Encoded]) -> torch.Tensor:
 def test_trajectory_equals_steps_spelt_out_by_hand(tiny_llama):
     """Two epochs of GradDiff, 5 steps (the last of each epoch is short), against torch alone and one joint backward."""
     reference = copy.deepcopy(tiny_llama)
-    settings = Training(epochs=2, batch_size=4, micro_batch_size=2, warmup=0.4, clip_norm=0.5, max_steps=5)
+    settings = Training(epochs=2, batch_size=4, micro_batch_tokens=20, warmup=0.4, clip_norm=0.5, max_steps=5)
     result = run(tiny_llama, GradDiff(retain_weight=0.7), settings=settings)
 
     order, partner = pairing_table(10, 14, 2, 3)
@@ -148,7 +148,7 @@ def test_mild_forgetting_is_not_called_runaway(tiny_llama, caplog):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", -1), ("batch_size", 0), ("micro_batch_size", 0), ("warmup", 1.5), ("clip_norm", 0.0),
+    [("epochs", -1), ("batch_size", 0), ("micro_batch_tokens", 0), ("warmup", 1.5), ("clip_norm", 0.0),
      ("max_steps", -1), ("checkpoint_every", -1)],
 )  # fmt: skip
 def test_ranges(field, value):

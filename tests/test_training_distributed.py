@@ -47,7 +47,7 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
     model = shard(fresh())
     chosen = option("selection", selection)(model, MASKS["some"])
     optimizer = option("optimizer", "sophia", lr=1e-3)(chosen.named_parameters())
-    settings = Training(epochs=5, batch_size=3, micro_batch_size=2, max_steps=10, checkpoint_every=3)
+    settings = Training(epochs=5, batch_size=3, micro_batch_tokens=16, max_steps=10, checkpoint_every=3)
     result = train(model, chosen, optimizer, option("objective", objective), FORGET, RETAIN, alternatives=REFUSALS,
                    settings=settings, pad_id=0, on_step=on_step, checkpoint=Path(checkpoint))  # fmt: skip
     weights = chosen.trained_tensors()

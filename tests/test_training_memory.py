@@ -38,7 +38,7 @@ def measured() -> dict[str, dict[str, int]]:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=1000, hidden_size=64, intermediate_size=172, num_hidden_layers=4,
                                          num_attention_heads=4, num_key_value_heads=4))  # fmt: skip
-    options = argparse.Namespace(batch=8, micro=4, share=0.05, steps=1)
+    options = argparse.Namespace(batch=8, micro=4, tokens=256, share=0.05, steps=1)
     batches = step.pairs(rows(16, 1), rows(16, 2), 8, 2)
     result = {}
     for make in step.variants(model, options, 0):

@@ -65,7 +65,7 @@ def unlearn(objective, optimizer, selection, mask, *, dtype=torch.float32, check
         if record["step"] == die_at:
             raise Killed
 
-    settings = Training(epochs=1, batch_size=2, micro_batch_size=1, checkpoint_every=2, warmup=0.0)
+    settings = Training(epochs=1, batch_size=2, micro_batch_tokens=1, checkpoint_every=2, warmup=0.0)
     result = train(model, chosen, built, objective, FORGET, RETAIN, alternatives=REFUSALS, settings=settings, pad_id=0,
                    checkpoint=checkpoint, on_step=on_step)  # fmt: skip
     chosen.merge()

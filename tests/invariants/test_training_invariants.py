@@ -40,9 +40,9 @@ FORGET, RETAIN, REFUSALS = rows(16, 1), rows(24, 2), rows(16, 3)
 def test_batch_1_times_8_equals_batch_8_times_1(tiny_llama, objective):
     """Rows of unequal length: a mean of micro-batch means would differ."""
     results = []
-    for micro in (8, 3, 1):
+    for tokens in (None, 30, 1):
         model = copy.deepcopy(tiny_llama)
-        settings = Training(epochs=2, batch_size=8, micro_batch_size=micro)
+        settings = Training(epochs=2, batch_size=8, micro_batch_tokens=tokens)
         result = train(model, model, torch.optim.AdamW(model.parameters(), lr=1e-3), objective, FORGET, RETAIN,
                        alternatives=REFUSALS, settings=settings, pad_id=0)  # fmt: skip
         results.append((result.records, list(model.parameters())))
@@ -58,7 +58,7 @@ def test_batch_1_times_8_equals_batch_8_times_1(tiny_llama, objective):
 def gradient(model, indices: list[int]) -> list[torch.Tensor]:
     model.zero_grad()
     objective = GradDiff(retain_weight=1.0)
-    backward(model, Side([(r,) for r in FORGET], objective.forget, "token", 1.0), indices, 3, 0, Place())
+    backward(model, Side([(r,) for r in FORGET], objective.forget, "token", 1.0), indices, 30, 0, Place())
     return [p.grad.clone() for p in model.parameters()]
 
 
@@ -81,14 +81,15 @@ def test_side_of_the_padding(tiny_llama):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-@pytest.mark.parametrize("micro", [None, 1, 2])
-def test_shares_of_the_processes_make_up_the_batch(world, micro):
+@pytest.mark.parametrize("tokens", [None, 1, 25])
+def test_shares_of_the_processes_make_up_the_batch(world, tokens):
     side = Side([(r,) for r in FORGET], GradDiff(retain_weight=1.0).forget, "token", 1.0)
     step = draw(len(FORGET), len(RETAIN), Training(epochs=1, batch_size=7), seed=5)[1]  # no word of processes there
-    shares = [list(side.shares(step.indices[0], micro, Place(rank, world))) for rank in range(world)]
+    shares = [list(side.shares(step.indices[0], tokens, Place(rank, world))) for rank in range(world)]
     assert sorted(i for share in shares for batch in share for i in batch) == sorted(step.indices[0])
     assert len({len(share) for share in shares}) == 1  # as many passes everywhere
-    assert max(len(batch) for share in shares for batch in share) <= (micro or 7)
+    for batch in (batch for share in shares for batch in share if len(batch) > 1):
+        assert len(batch) * max(len(FORGET[i]) for i in batch) <= (tokens or 7 * 13)
 
 
 def test_every_forget_row_comes_once_an_epoch():
