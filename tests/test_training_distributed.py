@@ -7,7 +7,6 @@ CHECKPOINT DIE_AT`.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +19,11 @@ HERE = Path(__file__)
 
 
 def launcher(place: str) -> list[str]:
-    """What comes before the program on the command line."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    """What comes before the program on the command line; both launchers pick a free port themselves."""
     sharding = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2",
                 "--num_machines", "1", "--dynamo_backend", "no", "--mixed_precision", "no",
-                "--main_process_port", port]  # fmt: skip
-    replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+                "--main_process_port", "0"]  # fmt: skip
+    replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     return {"one": [], "replicated": replicas, "sharded": sharding}[place]
 
 
