@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,12 @@ ENOUGH = {"cuda": 16 * 2**30, "cpu": 48 * 2**20}
 """Bytes of activations in one pass beyond which a larger pass is not faster (docs/attribution.md)…"""
 ENOUGH_TOKENS = 256
 """… unless it holds fewer shadow positions than this."""
+PIECE_OVERHEAD = {"cuda": 256, "cpu": 16}
+"""What a piece costs by itself, in shadow positions: more padding than this is worth another piece."""
+LOGITS = {"cuda": 64 * 2**20, "cpu": 32 * 2**20}
+"""Bytes of logits and what they turn into at once…"""
+LOGITS_ROWS = 128
+"""… unless they are fewer rows than this."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +102,18 @@ class Cut:
     recompute: bool
     limit: int | None
     """Bytes for everything."""
-    enough: float
+    device: str
+    """cpu, cuda …: how large a pass pays off."""
     groups: int
 
     # ---- bytes
 
     @property
     def logits_rows(self) -> int:
-        """Rows of logits at once: 64 MiB of them and what they turn into, less under a tight limit; 16 at least."""
+        """Rows of logits at once; under a tight limit fewer, down to 16."""
+        rows = max(LOGITS_ROWS, LOGITS.get(self.device, LOGITS["cpu"]) // self._logits_row())
         left = math.inf if self.limit is None else (self.limit - self.sizes.weights) / 8
-        return int(max(16, min(4096, min(64 * 2**20, left) // self._logits_row())))
+        return int(max(16, min(4096, rows, left // self._logits_row())))
 
     def _logits_row(self) -> int:
         """Logits and their gradient in the model's type, probabilities and slope in float32 or 64."""
@@ -171,23 +179,22 @@ class Cut:
     # ---- cutting
 
     def pieces(self, batch: int, rows: Sequence[tuple[int, int, int]]) -> list[Piece] | None:
-        """Rows (T, N, …) of a batch in pieces of similar N, as large as fit and pay; None: one row is too large."""
-        made: list[Piece] = []
-        for row in sorted(range(len(rows)), key=lambda i: (-rows[i][1], -rows[i][0], i)):
-            T, N = rows[row][:2]
-            if not N:
-                break
-            if made:
-                last = made[-1]
-                more = Piece(batch, (*last.rows, row), max(last.tokens, T), last.positions)
-                ragged = 0.8 * last.positions > N and last.shadow >= ENOUGH_TOKENS  # padding costs more than it gives
-                if not ragged and self._fits(more) and self.least(more.shadow) <= self._worthwhile(0):
-                    made[-1] = more
-                    continue
-            made.append(Piece(batch, (row,), T, N))
-            if not self._fits(made[-1]):
+        """Rows (T, N, …) of a batch in pieces, with the least padding that is worth a piece; None: one is too large."""
+        order = [i for i in sorted(range(len(rows)), key=lambda i: (-rows[i][1], -rows[i][0], i)) if rows[i][1]]
+        overhead = PIECE_OVERHEAD.get(self.device, PIECE_OVERHEAD["cpu"])
+        best: list[tuple[float, tuple[Piece, ...]]] = [(0.0, ())]  # cost in shadow positions, pieces of the first rows
+        for end in range(1, len(order) + 1):
+            options = []
+            for start in range(end - 1, -1, -1):
+                chosen = order[start:end]
+                piece = Piece(batch, tuple(chosen), max(rows[i][0] for i in chosen), rows[chosen[0]][1])
+                if not self._fits(piece) or (len(chosen) > 1 and self.least(piece.shadow) > self._worthwhile(0)):
+                    break
+                options.append((best[start][0] + piece.shadow + overhead, (*best[start][1], piece)))
+            if not options:
                 return None
-        return [Piece(p.batch, p.rows, p.tokens, p.positions, self._units(p)) for p in made]
+            best.append(min(options, key=lambda option: option[0]))
+        return [replace(piece, units=self._units(piece)) for piece in best[-1][1]]
 
     def _left(self, piece: Piece) -> float:
         return math.inf if self.limit is None else self.limit - self.fixed(piece)
@@ -197,7 +204,7 @@ class Cut:
         return self.least(piece.shadow) <= self._left(piece)
 
     def _worthwhile(self, shadow: int) -> float:
-        return max(self.enough, self.least(max(ENOUGH_TOKENS, shadow)))
+        return max(ENOUGH.get(self.device, ENOUGH["cpu"]), self.least(max(ENOUGH_TOKENS, shadow)))
 
     def _units(self, piece: Piece) -> tuple[Unit, ...]:
         """The shared end of the path, then consecutive layers at as many points as fit together."""

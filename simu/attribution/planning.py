@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simu.attribution.cutting import ENOUGH, Cut, Piece, Sizes
+from simu.attribution.cutting import Cut, Piece, Sizes
 from simu.attribution.shadow import LENGTH_DEPENDENT, Engine, Layout, Position, layout, undisturbed
 from simu.types import UserError
 
@@ -93,15 +93,14 @@ def plan(
     """
     rows = [_lengths(batch, position) for batch in batches]
     T, N = (max([row[i] for batch in rows for row in batch] + [1]) for i in (0, 1))
-    twin = _meta_twin(model)
-    sizes = Sizes.of(twin, saved_bytes(twin, T, N) / N)
+    sizes = Sizes.of(model, saved_bytes(_meta_twin(model), T, N) / N)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     limit = None if max_memory is None else int(max_memory * GIB)
     if limit is None and place.type == "cuda" and torch.cuda.is_available():
         limit = int(0.85 * torch.cuda.get_device_properties(place).total_memory)
     shared = path == "right" and layers == "single"
     for again in [recompute] if recompute is not None else [False, True]:
-        cut = Cut(sizes, m, shared, layers == "all", again, limit, ENOUGH.get(place.type, ENOUGH["cpu"]), groups)
+        cut = Cut(sizes, m, shared, layers == "all", again, limit, place.type, groups)
         found = [cut.pieces(i, batch) for i, batch in enumerate(rows)]
         if None not in found:
             samples = sum(row[2] for batch in rows for row in batch)
@@ -143,26 +142,27 @@ def _counted(cut: Cut, pieces: tuple[Piece, ...], samples: int) -> Plan:
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:
-    """The same architecture and type without weights, and with a rotary embedding that looks at no values."""
+    """Two layers of the same architecture and type without weights; its rotary embedding looks at no values."""
     hf: Any = model
     config = copy.deepcopy(hf.config)
-    plain = _plain_rotation(config.get_text_config())
-    if plain and next(model.parameters()).device.type == "meta":
-        return model
+    text = config.get_text_config()
+    text.num_hidden_layers = min(2, text.num_hidden_layers)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: text.num_hidden_layers]
+    _plain_rotation(text)
     with torch.device("meta"):
         twin: Any = type(model)(config)
     return twin.to(hf.dtype)
 
 
-def _plain_rotation(config: Any) -> bool:
-    """Turn length-dependent rotary embeddings of `config` into plain ones (same sizes); whether there were none."""
+def _plain_rotation(config: Any) -> None:
+    """Turn length-dependent rotary embeddings of `config` into plain ones (same sizes)."""
     given = getattr(config, "rope_parameters", None) or {}
-    varying = [r for r in (given, *given.values()) if isinstance(r, dict) and r.get("rope_type") in LENGTH_DEPENDENT]
-    for rope in varying:
-        kept = {k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}
-        rope.clear()
-        rope.update(kept, rope_type="default")
-    return not varying
+    for rope in (given, *list(given.values())):
+        if isinstance(rope, dict) and rope.get("rope_type") in LENGTH_DEPENDENT:
+            kept = {k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}
+            rope.clear()
+            rope.update(kept, rope_type="default")
 
 
 def saved_bytes(twin: nn.Module, T: int, N: int) -> int:
@@ -189,6 +189,7 @@ def saved_bytes(twin: nn.Module, T: int, N: int) -> int:
         inject=whole,
         clean_keys=torch.ones(1, N, T, dtype=torch.bool, device=meta),
         own_keys=torch.ones(1, N, N, dtype=torch.bool, device=meta),
+        alone=True,
     )
     with undisturbed(twin):
         engine = Engine(twin)

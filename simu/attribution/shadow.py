@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
+from simu.attribution.attention import LONGEST, to_clean
 from simu.models.anatomy import Anatomy, anatomy
 from simu.types import IGNORE, UserError
 
@@ -76,6 +77,8 @@ class Layout:
     """bool [B, N, T]: the clean keys a shadow query may attend to."""
     own_keys: Tensor
     """bool [B, N, N]: the shadow keys it may attend to."""
+    alone: bool
+    """Of the shadow keys each query sees its own only."""
 
 
 def layout(labels: Tensor, attention_mask: Tensor, position: Position) -> Layout:
@@ -105,10 +108,11 @@ def layout(labels: Tensor, attention_mask: Tensor, position: Position) -> Layout
     eye = torch.eye(N, dtype=torch.bool, device=labels.device).expand(B, N, N)
     before = time < positions[:, :, None]
     if position == "next_token":
-        return Layout(positions, valid, scored, target, torch.ones_like(valid), before & valid[:, :, None], eye)
+        return Layout(positions, valid, scored, target, torch.ones_like(valid), before & valid[:, :, None], eye, True)
     first = positions[:, :1, None]
     earlier = (positions[:, None, :] <= positions[:, :, None]) & valid[:, None, :] & valid[:, :, None]
-    return Layout(positions, valid, scored, target, scored | ~valid, before & (time < first), earlier | eye)
+    return Layout(positions, valid, scored, target, scored | ~valid, before & (time < first), earlier | eye,
+                  False)  # fmt: skip
 
 
 @dataclass
@@ -133,13 +137,18 @@ class Clean:
 
 
 class ShadowCache:
-    """Stands in for the key-value cache of one block call: clean keys beside the shadow's own; stores nothing."""
+    """Stands in for the key-value cache of one block call: clean keys beside the shadow's own; stores nothing.
 
-    def __init__(self, keys: Tensor, values: Tensor):
-        self.keys, self.values, self.asked = keys, values, False
+    With `apart` it gives the shadow's own alone, for an attention that knows the clean ones (attention.py).
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, apart: bool):
+        self.keys, self.values, self.apart, self.asked = keys, values, apart, False
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         self.asked = True
+        if self.apart:
+            return keys, values
         return self._beside(self.keys, keys), self._beside(self.values, values)
 
     @staticmethod
@@ -225,7 +234,19 @@ class Engine:
         if not len(state.keys) == len(state.beta) == len(state.inputs) == self.parts.n_layers:
             raise UserError(f"{self.name}: {len(state.inputs)} layers ran, {len(state.beta)} down-projections and "
                             f"{len(state.keys)} caches were seen; allowed is one each a layer")  # fmt: skip
+        self.apart = where.alone and self._attends_apart(T)
         return state
+
+    def _attends_apart(self, T: int) -> bool:
+        """Whether attention is what SDPA computes (no soft-capping, no biases) and small enough for probabilities to
+        be kept. In bfloat16 the fused kernel is more precise."""
+        masks = [call.get("attention_mask") for call in self.state.calls]
+        return (
+            self.model.config._attn_implementation == "sdpa"
+            and T <= LONGEST
+            and self.state.output.dtype in (torch.float32, torch.float64)
+            and all(mask is None or mask.dtype == torch.bool for mask in masks)
+        )
 
     def _require_fixed_rotation(self, T: int) -> None:
         """A rotary embedding that depends on the row's length gives a prefix other keys than the whole row."""
@@ -329,9 +350,14 @@ class Engine:
 
         The last `fresh` rows hold the clean input, so their attention has nothing to compute either.
         """
-        cache = ShadowCache(self.state.keys[layer], self.state.values[layer])
+        keys, values = self.state.keys[layer], self.state.values[layer]
+        cache = ShadowCache(keys, values, self.apart)
         call = {self.hidden_name[layer]: hidden} | self._arguments(layer, len(hidden), cache)
-        with self._injection(layer, hidden, a, offset), self._attended(layer, len(hidden), fresh):
+        with ExitStack() as stack:
+            if self.apart:
+                stack.enter_context(to_clean(self.attentions[layer], keys, values))
+            stack.enter_context(self._injection(layer, hidden, a, offset))
+            stack.enter_context(self._attended(layer, len(hidden), fresh))
             out = self.parts.blocks[layer](**call)
         if not cache.asked and fresh < len(hidden):
             raise UserError(f"{self.name}: layer {layer} never asked the key-value cache, so its attention cannot be "
@@ -366,21 +392,26 @@ class Engine:
         if not isinstance(value, Tensor):
             return value
         key = (id(value), rows)
-        if key not in self.masks:
+        if key not in self.masks and rows > len(self.where.positions):
+            kept = self._at_positions(value, len(self.where.positions))
+            self.masks[key] = kept.repeat(rows // len(kept), *[1] * (kept.dim() - 1))
+        elif key not in self.masks:
             at = self.where.positions
             if value.dim() == 1:
                 value = value[None]
             whole = value.expand(len(at), *value.shape[1:])
             index = at.reshape(*at.shape, *[1] * (value.dim() - 2)).expand(*at.shape, *value.shape[2:])
-            kept = whole.gather(1, index)
-            self.masks[key] = kept.repeat(rows // len(at), *[1] * (kept.dim() - 1))
+            self.masks[key] = whole.gather(1, index)
         return self.masks[key]
 
     def _mask(self, model_mask: Tensor | None, rows: int) -> Tensor:
-        """The model's own [1 or B, heads or 1, T, T] mask (None: causal) turned into [rows, heads or 1, N, T + N].
+        """The model's own [1 or B, heads or 1, T, T] mask (None: causal) turned into [rows, heads or 1, N, T + N], or
+        [B, heads or 1, N, T] where attention knows that own keys are seen.
 
         Windows, padding and additive biases come along by value. Raises UserError unless it is causal.
         """
+        if self.apart:
+            rows = len(self.where.positions)
         key = (id(model_mask), rows)
         if key in self.masks:
             return self.masks[key]
@@ -401,7 +432,8 @@ class Engine:
         both, seen = torch.cat([query, own], dim=-1), torch.cat([where.clean_keys, where.own_keys], dim=-1)[:, None]
         if both.dtype == torch.bool:  # additive, once: SDPA would turn it into that at every call
             seen, both = seen & both, torch.zeros_like(both, dtype=self.state.beta[0].dtype)
-        self.masks[key] = both.masked_fill(~seen, low).repeat(rows // B, 1, 1, 1)
+        both = both.masked_fill(~seen, low)
+        self.masks[key] = both[..., :T].contiguous() if self.apart else both.repeat(rows // B, 1, 1, 1)
         return self.masks[key]
 
     def _require_causal(self, allowed: Tensor) -> None:
@@ -474,14 +506,11 @@ class Engine:
                 logits = self.tail(leaf)
             with torch.no_grad():
                 p = torch.softmax(logits.to(precise(logits.dtype)), dim=-1)
-                chosen = p.gather(1, wanted[:, None])
-                slope = p.neg_()  # d log p_y / d logits = onehot(y) - p
-                slope.scatter_add_(1, wanted[:, None], torch.ones_like(chosen))
-                if objective == "nll":
-                    slope.neg_()
-                elif objective == "prob":
-                    slope.mul_(chosen)
-            made.append(torch.autograd.grad(logits, leaf, grad_outputs=slope.to(logits.dtype))[0])
+                weight = p.gather(1, wanted[:, None]) if objective == "prob" else None  # d P = P · d log P
+                slope = p.scatter_add_(1, wanted[:, None], torch.full_like(p[:, :1], -1.0))  # -d log P: p - onehot(y)
+                slope = slope if weight is None else slope.mul_(weight)
+            down = torch.autograd.grad(logits, leaf, grad_outputs=slope.to(logits.dtype))[0]
+            made.append(down if objective == "nll" else -down)
         return torch.cat(made) if made else rows
 
     def tail(self, rows: Tensor) -> Tensor:
@@ -497,7 +526,10 @@ class Engine:
             for block in self.parts.blocks:
                 stack.enter_context(_acting_as(block, skip))
             ids = torch.zeros(len(rows), 1, dtype=torch.long, device=rows.device)
-            return self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0]
+            seen = torch.ones(len(rows), 1, 1, 1, dtype=torch.bool, device=rows.device)  # of four dimensions: not read
+            return self.model(input_ids=ids, attention_mask=seen, position_ids=ids[:1], use_cache=False).logits.flatten(
+                0, 1
+            )
 
 
 @contextmanager
