@@ -211,7 +211,7 @@ def learn(model: nn.Module, batches: list[Batch], steps: int = 150) -> None:
 def growth(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.Namespace) -> dict[str, list[dict]]:
     """Seconds a row, and the power of the quantity that they grow with (from one line to the next).
 
-    The brute force is timed on a few tokens of one row, evenly spread, and counted up: its tokens do not share anything.
+    The brute force is timed on a few tokens of one row, evenly spread, and counted up: its tokens share nothing.
     """
     stream = [token for row in forget for token in row.answer[:-1]]
     vocabulary = model.config.vocab_size
