@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from simu.config import conf_dir
 from simu.types import UserError
 
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")  # our defaults over a plugin's; in workers too
 log = logging.getLogger("simu")
 
 SINGLE: list[Exception] = []
@@ -58,7 +61,8 @@ class SweepStatus(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         base = Path(config.hydra.sweep.dir)
-        records = {p.parent.name: json.loads(p.read_text()) for p in base.glob("*/provenance.json")}
+        records = {p.parent.name: {"reason": "ended before its first stage"} for p in base.glob("*/.hydra")}
+        records |= {p.parent.name: json.loads(p.read_text()) for p in base.glob("*/provenance.json")}
         bad = {name: r for name, r in records.items() if r.get("status") != "completed"}
         print(f"sweep: {len(records) - len(bad)} of {len(records)} jobs done in {base}", file=sys.stderr)
         for name, record in sorted(bad.items()):
@@ -81,6 +85,9 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
         return _unknown_option(error.missing_cfg_file, list(error.options or []))
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _unknown_key(one_line(error), overrides)
+    if plugin := re.search(r"Unknown plugin class.*hydra_(joblib|submitit|ray)_launcher", str(error)):
+        extra = plugin[1].replace("submitit", "slurm")
+        return f'hydra/launcher: the extra `{extra}` is not installed; allowed after pip install -e ".[{extra}]"'
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
     return None
