@@ -5,10 +5,12 @@ Exit status: 0 done; 1 a job of a sweep failed, or something unforeseen; 2 the u
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import warnings
@@ -140,7 +142,9 @@ def main() -> None:
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # argparse wants it first
     if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
-        sys.argv += [f"hydra.run.dir={tempfile.mkdtemp(prefix='simu-')}", "hydra.output_subdir=null"]
+        scratch = tempfile.mkdtemp(prefix="simu-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        sys.argv += [f"hydra.run.dir={scratch}", "hydra.output_subdir=null"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
         if SINGLE:

@@ -161,7 +161,7 @@ class Stages:
                         100 * (shares or [0.0])[-1], settings.max_epochs, 100 * settings.memorised)  # fmt: skip
         if self.main:
             save_folder(model, tokenizer, folder / "model")
-            write_json(folder / "target.json", {"rows": len(rows), "steps": result.steps, "memorised": shares})
+            write_json(folder / "target.json", {"rows": len(rows), "steps": result.steps, "memorised": shares[-1:]})
 
     def untaught(self) -> Loaded:
         """The model before the target stage: random weights and a tokenizer of the rows, or the base model."""
