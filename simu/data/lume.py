@@ -17,6 +17,7 @@ from simu.types import Example, Splits, Template, UserError, require
 
 REPOSITORY = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
 HUB_FOLDS = ("train", "validation")
+FOLDS = (*HUB_FOLDS, "heldout")
 TASKS = ("Task1", "Task2", "Task3")
 _ID = re.compile(r"(.+)(sc\d|qa\d)", re.DOTALL)
 
@@ -57,6 +58,8 @@ class Lume:
     """Which task's rows of the fold are forgotten; retain rows are those of every task."""
     fold: Literal["train", "validation", "heldout", "all"] = "heldout"
     """heldout is the paper's (1094 forget and 1052 retain rows)."""
+    forget_offset: int = 0
+    """Folds before `fold` in train, validation, heldout: a search takes the rows of another fold than the shown run."""
     forget_rows: int | None = None
     """A subset of about N rows: whole documents, in the fold's own proportions of tasks."""
     retain_rows: int | None = None
@@ -73,6 +76,9 @@ class Lume:
     mia_nonmember_file: str | None = None
 
     def __post_init__(self) -> None:
+        last = FOLDS.index(self.fold) if self.fold in FOLDS else 0
+        require(0 <= self.forget_offset <= last, "forget_offset", self.forget_offset,
+                f"0 to {last} with fold={self.fold}: folds before it in {', '.join(FOLDS)}")  # fmt: skip
         for field in ("forget_rows", "retain_rows", "evaluation_rows"):
             value = getattr(self, field)
             require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
@@ -88,7 +94,8 @@ class Lume:
     def __call__(self) -> Splits:
         folder = fetch() if self.path is None else Path(self.path).expanduser()
         whole = {side: read_side(folder, side) for side in ("forget", "retain")}
-        fold = {side: in_fold(folder, side, self.fold, rows) for side, rows in whole.items()}
+        name = FOLDS[FOLDS.index(self.fold) - self.forget_offset] if self.forget_offset else self.fold
+        fold = {side: in_fold(folder, side, name, rows) for side, rows in whole.items()}
         to_forget = tuple(r for r in fold["forget"] if self.forget in ("all", r.group))
         forget, retain = subset(to_forget, self.forget_rows), subset(fold["retain"], self.retain_rows)
         if self.mia_set == "fold":

@@ -43,7 +43,7 @@ class Mini:
     seed: int = 0
     """Names, facts and phrasings."""
     forget_offset: int = 0
-    """The forget authors stand this many authors before the end."""
+    """Forget sets between the forgotten authors and the end: 1 forgets the authors just before the shown run's."""
     retain_rows: int | None = None
     """The first N retain rows only."""
     evaluation_rows: int | None = None
@@ -53,7 +53,7 @@ class Mini:
         require(4 <= self.authors <= MAX_AUTHORS, "authors", self.authors, f"4 to {MAX_AUTHORS}")
         require(1 <= self.holdout_authors <= MAX_AUTHORS, "holdout_authors", self.holdout_authors,
                 f"1 to {MAX_AUTHORS}")  # fmt: skip
-        last = self.authors - forget_count(self.authors, self.forget)
+        last = self.authors // forget_count(self.authors, self.forget) - 1
         require(0 <= self.forget_offset <= last, "forget_offset", self.forget_offset, f"0 to {last}")
         for field in ("retain_rows", "evaluation_rows"):
             value = getattr(self, field)
@@ -61,8 +61,9 @@ class Mini:
 
     def __call__(self) -> Splits:
         authors = [author_rows(i, self.seed) for i in range(self.authors)]
-        end = self.authors - self.forget_offset
-        start = end - forget_count(self.authors, self.forget)
+        count = forget_count(self.authors, self.forget)
+        end = self.authors - self.forget_offset * count
+        start = end - count
         forget = tuple(row for author in authors[start:end] for row in author)
         retain = tuple(row for author in authors[:start] + authors[end:] for row in author)[: self.retain_rows]
         held = tuple(row for i in range(self.holdout_authors) for row in author_rows(i, self.seed, holdout=True))

@@ -14,6 +14,11 @@ from simu.types import Example, Splits, UserError, require
 
 REPOSITORY = "locuslab/TOFU"
 ROWS_PER_AUTHOR = 20
+FULL_ROWS = 4000
+EVALUATED_RETAIN_ROWS = 400
+"""The first of the full set, of every retainYY alike: retain_perturbed."""
+
+Examples = tuple[Example, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +33,18 @@ class Tofu:
     """A folder with one JSON Lines file a hub configuration (forget10.jsonl, …); None: the hub's locuslab/TOFU."""
     forget: Percent = "10"
     """Percent of the authors to forget: 40, 200 or 400 rows."""
+    forget_offset: int = 0
+    """Forget sets between the forgotten rows and the end of the full set: a search forgets others than the shown run.
+    Such rows have no paraphrased or perturbed answers, so no truth ratio and no choice accuracy."""
     retain_rows: int | None = None
     """The first N retain rows only, for training and evaluation alike: a subset for slow machines."""
     evaluation_rows: int | None = None
     """The first N rows of every evaluation split only."""
 
     def __post_init__(self) -> None:
+        last = (FULL_ROWS - EVALUATED_RETAIN_ROWS) // (40 * int(self.forget)) - 1
+        require(0 <= self.forget_offset <= last, "forget_offset", self.forget_offset,
+                f"0 to {last} with forget={self.forget}: what retain is evaluated on is not forgotten")  # fmt: skip
         for field in ("retain_rows", "evaluation_rows"):
             value = getattr(self, field)
             require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
@@ -48,7 +59,8 @@ class Tofu:
         held = pairs(self._read(holdout_name), holdout_name, author="holdout")
         forget = join(forget, self._read(f"{forget_name}_perturbed"))
         evaluated = join(retain, self._read("retain_perturbed"), exhaustive=False)
-        retain = (evaluated + retain[len(evaluated) :])[: self.retain_rows]
+        retain, forget = move_back((*evaluated, *retain[len(evaluated) :]), forget, self.forget_offset)
+        retain = retain[: self.retain_rows]
         facts = {
             split: short_answers(self._read(f"{split}_perturbed"), split) for split in ("world_facts", "real_authors")
         }
@@ -103,6 +115,13 @@ def join(examples: Sequence[Example], perturbed: Sequence[Row], exhaustive: bool
                     perturbed_answers=row.texts("perturbed_answer"))
         )  # fmt: skip
     return tuple(joined)
+
+
+def move_back(retain: Examples, forget: Examples, sets: int) -> tuple[Examples, Examples]:
+    """(retain, forget) where as many rows are forgotten, `sets` forget sets before the full set's end."""
+    full, end = retain + forget, len(retain) - (sets - 1) * len(forget)
+    start = end - len(forget)
+    return full[:start] + full[end:], full[start:end]
 
 
 def short_answers(rows: Sequence[Row], split: str) -> tuple[Example, ...]:

@@ -36,3 +36,10 @@ def test_grids_are_the_papers():
     assert grid("figure3_t")["mask.t"] == [f"{i / 10:.1f}" for i in range(1, 11)]
     assert grid("table1")["method"] == ["fo_graddiff", "so_graddiff", "simu"]
     assert {"dual", "forget_only", "random", "none"} <= set(grid("figure5_masks")["mask"])
+
+
+@pytest.mark.parametrize("data", ["mini", "tofu", "lume"])
+def test_search_forgets_other_rows_than_a_shown_run(data):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = build_run(compose("config", overrides=["+sweep=search", f"data={data}"]))
+    assert run.data.forget_offset == 2

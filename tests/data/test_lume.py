@@ -262,3 +262,12 @@ def test_hub_is_fetched_as_a_folder(hub_copy, monkeypatch):
 def test_ranges(fields, name):
     with pytest.raises(FieldError, match=f"^{name}"):
         Lume(**fields)
+
+
+def test_forget_offset_is_folds_back(lume_dir):
+    """Row counts of the folds as published: train 1112 + 1136, validation 254 + 278."""
+    sizes = [(len(s.forget), len(s.retain)) for k in (1, 2) for s in [Lume(path=str(lume_dir), forget_offset=k)()]]
+    assert sizes == [(254, 278), (1112, 1136)]
+    for fold, offset in (("heldout", 3), ("train", 1), ("all", 1)):
+        with pytest.raises(FieldError, match=f"forget_offset={offset}: allowed is 0 to "):
+            Lume(fold=fold, forget_offset=offset, mia_set="public")

@@ -88,7 +88,8 @@ def test_seed_decides_content():
 
 
 def test_forget_offset_moves_the_forget_authors_and_nothing_else():
-    shown, search = Mini()(), Mini(forget_offset=2)()
+    shown, search = Mini()(), Mini(forget_offset=1)()
+    assert authors(search.forget) == {"author016", "author017"}  # of 20; the shown run forgets 018 and 019
     assert not authors(shown.forget) & authors(search.forget)
     assert set(shown.forget + shown.retain) == set(search.forget + search.retain)
     assert shown.evaluation["holdout"] == search.evaluation["holdout"]
@@ -124,7 +125,7 @@ def test_large_sizes_have_unique_names_and_prompts():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("authors", 3), ("authors", 401), ("holdout_authors", 0), ("forget_offset", 19), ("forget_offset", -1),
+    [("authors", 3), ("authors", 401), ("holdout_authors", 0), ("forget_offset", 10), ("forget_offset", -1),
      ("retain_rows", 0), ("evaluation_rows", -5)],
 )  # fmt: skip
 def test_ranges(field, value):

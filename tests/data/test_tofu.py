@@ -208,3 +208,19 @@ def test_offline_without_a_cached_copy_fails_at_once(monkeypatch, tmp_path):
 def test_ranges(field):
     with pytest.raises(FieldError, match=f"{field}=0"):
         Tofu(**{field: 0})
+
+
+def test_forget_offset_moves_the_forget_rows_and_nothing_else(tofu_dir):
+    """Read again by hand: of full's 4000 rows the 400 before forget10's; all others are retained, in order."""
+    full = [json.loads(line)["question"] for line in (tofu_dir / "full.jsonl").open(encoding="utf-8")]
+    shown, search = Tofu(path=str(tofu_dir))(), Tofu(path=str(tofu_dir), forget_offset=1)()
+    assert [e.prompt for e in search.forget] == full[3200:3600]
+    assert [e.prompt for e in search.retain] == full[:3200] + full[3600:]
+    assert search.evaluation["retain"] == shown.evaluation["retain"]
+    assert search.evaluation["forget"] == search.forget
+    assert search.evaluation["holdout"] == shown.evaluation["holdout"]
+    last = Tofu(path=str(tofu_dir), forget_offset=8)()  # the first 400 rows are those that retain is evaluated on
+    assert [e.prompt for e in last.forget] == full[400:800]
+    for forget, offset in (("10", 9), ("01", 90), ("10", -1)):
+        with pytest.raises(FieldError, match=f"forget_offset={offset}: allowed is 0 to "):
+            Tofu(forget=forget, forget_offset=offset)
