@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 
 from simu.evaluation.metrics import rouge_l_f1
+from simu.models.load import preflight
 from simu.types import UserError
 
 Scorer = Literal["embedding", "rouge_l", "likelihood"]
 Similarities = Callable[[list[str], list[tuple[str, ...]]], list[list[float]]]
 """Generations [n] and each one's candidate answers, the right one first → similarities, candidate by candidate."""
+WITHOUT = "choose evaluator.choice_scorer=rouge_l, likelihood or none"
 
 
 def choice_point(similarities: Sequence[float], shared: bool = True) -> float:
@@ -31,18 +34,27 @@ def rouge_similarities(generated: list[str], candidates: list[tuple[str, ...]]) 
     return [[rouge_l_f1(c, g) for c in options] for g, options in zip(generated, candidates, strict=True)]
 
 
-def embedding_similarities(model: str) -> Similarities:
-    """Cosine of sentence embeddings. Raises UserError where sentence-transformers is not installed."""
+def embedding_similarities(model: str, device: torch.device) -> Similarities:
+    """Cosine of sentence embeddings by the encoder `model`, a hub id or folder.
+
+    The encoder is loaded here, before anything is generated. Raises UserError where sentence-transformers is not
+    installed or the encoder cannot be had.
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise UserError(
-            "evaluator.choice_scorer=embedding: sentence-transformers is not installed; "
-            "install the extra 'embedding', or choose rouge_l, likelihood or none"
-        ) from error
+        raise UserError("evaluator.choice_scorer=embedding: sentence-transformers is not installed; install the extra "
+                        f"'embedding', or {WITHOUT}") from error  # fmt: skip
+    try:
+        preflight(model, "evaluator.embedding_model")
+        encoder = SentenceTransformer(model, device=str(device), model_kwargs={"use_safetensors": True})
+    except UserError as error:
+        raise UserError(f"{error}; or {WITHOUT}") from error
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:240]
+        raise UserError(f"evaluator.embedding_model={model}: cannot be loaded ({why}); {WITHOUT}") from error
 
     def similarities(generated: list[str], candidates: list[tuple[str, ...]]) -> list[list[float]]:
-        encoder = SentenceTransformer(model)
         texts = list(dict.fromkeys([*generated, *(c for options in candidates for c in options)]))
         vectors = np.asarray(encoder.encode(texts, show_progress_bar=False), dtype=np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -42,6 +42,8 @@ class Inference:
     strict: bool = False
     checkpoint: Path | None = None
     """Where finished batches of generation are kept."""
+    score_eos: bool = True
+    """Whether an answer's likelihood takes in its EOS; SOUL's does not."""
 
     @property
     def window(self) -> int | None:
@@ -67,8 +69,10 @@ class Inference:
         return dict(zip(unique, made, strict=True))
 
     def encoded(self, pair: Pair) -> Encoded:
-        """Prompt ids, and answer ids with EOS."""
-        return encode(self.tokenizer, self.template, pair.prompt, pair.answer, self.window, pair.name)
+        """Prompt ids, and answer ids with EOS (where it is scored)."""
+        row = encode(self.tokenizer, self.template, pair.prompt, pair.answer, self.window, pair.name)
+        leave = not self.score_eos and row.answer[-1] == self.tokenizer.eos_token_id
+        return Encoded(row.prompt, row.answer[:-1]) if leave else row
 
     def whole(self, text: str, name: str) -> Encoded:
         """A text scored from its second token on, without EOS: as `model(ids, labels=ids)` scores a document."""
@@ -89,7 +93,7 @@ class Inference:
         found = score(self.model, self.tokenizer, rows, max_batch_tokens=1 if self.strict else self.max_batch_tokens)
         for name, scores in zip(names, found, strict=True):
             if not len(scores.log_prob):
-                raise UserError(f"{name}: no token to score; allowed is a text of at least two tokens")
+                raise UserError(f"{name}: no token to score; allowed is an answer of one token, a document of two")
             if not torch.isfinite(scores.log_prob).all():
                 raise UserError(f"{name}: the model's log-probabilities are not finite; did its training diverge?")
         return found
@@ -98,7 +102,10 @@ class Inference:
         ids = prompt_ids(self.tokenizer, self.template.render(pair.prompt))
         if not ids:
             raise UserError(f"{pair.name}: an empty prompt, and a tokenizer without BOS: nothing to generate from")
-        return ids if self.window is None else ids[-self.window :]
+        if self.window is None or len(ids) <= self.window:
+            return ids
+        log.warning("%s: a prompt of %d tokens, its last %d are read", pair.name, len(ids), self.window)
+        return ids[-self.window :]
 
     def _draft(self, answer: str) -> list[int]:
         ids = [*continuation_ids(self.tokenizer, self.template.separator + answer), int(self.tokenizer.eos_token_id)]

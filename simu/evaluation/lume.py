@@ -145,6 +145,9 @@ class LumeEvaluator:
             log.warning("mia: left out, the data have %d member and %d non-member documents", len(members), len(others))
             return
         mia.add_attacks(figures, self.attacks, (MEMBER, members), (NONMEMBER, others))
+        if chosen := rows[0].example.group:  # data.mia_set: says by name which documents every mia/* is of
+            figures.metrics[f"mia/{chosen}/n_members"] = len(members)
+            figures.metrics[f"mia/{chosen}/n_nonmembers"] = len(others)
 
     def _aggregates(self, figures: Figures, mmlu: float | None) -> None:
         terms = [f"{side}/{task}/{measure}" for side in SIDES for task in TASKS for measure in MEASURES]

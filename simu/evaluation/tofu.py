@@ -18,7 +18,7 @@ from simu.evaluation.figures import Figures
 from simu.evaluation.generate import Generation
 from simu.evaluation.inference import Inference, Pair
 from simu.evaluation.likelihood import TokenScores
-from simu.evaluation.modes import pad_id
+from simu.evaluation.modes import device_of, pad_id
 from simu.evaluation.overforgetting import distinct_n, text_scores
 from simu.evaluation.rows import Row, add_means, all_there, reference_scores, rows_of
 from simu.types import Evaluation, Splits, Template, require
@@ -90,8 +90,9 @@ class TofuEvaluator:
         keeps finished batches of generation, so that a killed call goes on where it was."""
         ask = Inference(model=model, tokenizer=tokenizer, template=template, max_length=max_length,
                         max_new_tokens=self.max_new_tokens, max_batch_tokens=self.max_batch_tokens,
-                        strict=self.strict, checkpoint=checkpoint)  # fmt: skip
-        embed = embedding_similarities(self.embedding_model) if self.choice_scorer == "embedding" else None
+                        strict=self.strict, checkpoint=checkpoint, score_eos=self.compat != "soul")  # fmt: skip
+        embedding = self.choice_scorer == "embedding"
+        embed = embedding_similarities(self.embedding_model, device_of(model)) if embedding else None
         rows = rows_of(splits, (*GENERATED, HOLDOUT))
         texts = ask.answers(self._pairs_to_generate(rows))
         tokens = ask.likelihoods(self._pairs_to_score(rows))

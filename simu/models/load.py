@@ -73,6 +73,8 @@ class FromConfig:
     max_length: int
     """Tokens of prompt, answer and EOS together; longer rows are cut, with a warning."""
     dtype: Literal["float32", "bfloat16", "float64"]
+    choice_scorer: str
+    """What conf/evaluator/tofu.yaml takes for its own; nothing here reads it."""
     template: Template
     target: FineTune
 
@@ -89,7 +91,7 @@ class FromConfig:
 
     def identity(self, data: str) -> dict[str, Any]:
         """What the untrained model depends on, for the cache."""
-        return {k: v for k, v in vars(self).items() if k not in ("target", "template", "name")}
+        return {k: v for k, v in vars(self).items() if k not in ("target", "template", "name", "choice_scorer")}
 
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """A freshly initialised model and its tokenizer; `texts` is what the tokenizer learns its merges from."""
@@ -135,6 +137,8 @@ class Pretrained:
     """The architecture, as transformers' config has it: a dry run needs neither the hub nor weights. {}: ask it."""
     max_length: int
     dtype: Literal["float32", "bfloat16", "float64"]
+    choice_scorer: str
+    """What conf/evaluator/tofu.yaml takes for its own; nothing here reads it."""
     template: Template
     target: FineTune
 

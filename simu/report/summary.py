@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -33,6 +34,7 @@ def print_summary(metrics: Mapping[str, float], method: str) -> None:
         table.add_column(name, justify="right")
     for key, label, direction in ROWS:
         if key in metrics:
+            label += documents(metrics) if key.startswith("mia/") else ""
             table.add_row(label, direction, cell(metrics, f"original/{key}"), cell(metrics, key), count(metrics, key))
     Console(width=100).print(table)
 
@@ -43,6 +45,12 @@ def cell(metrics: Mapping[str, float], key: str) -> str:
     low, high = metrics.get(f"{key}/ci_low"), metrics.get(f"{key}/ci_high")
     interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{metrics[key]:.3f}{interval}"
+
+
+def documents(metrics: Mapping[str, float]) -> str:
+    """', fold documents': LUME's membership set by name; nothing where there is one set only (TOFU)."""
+    found = [m[1] for m in (re.fullmatch(r"mia/(\w+)/n_members", key) for key in metrics) if m]
+    return f", {found[0]} documents" if found else ""
 
 
 def count(metrics: Mapping[str, float], key: str) -> str:

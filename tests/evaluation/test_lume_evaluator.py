@@ -12,6 +12,7 @@ from sklearn.metrics import auc, roc_curve
 
 from simu.evaluation.generate import Generation
 from simu.evaluation.lume import LumeEvaluator
+from simu.report.summary import print_summary
 from simu.types import Example, FieldError, Splits, Template, UserError
 
 EVALUATOR = LumeEvaluator(max_new_tokens=16, bootstrap=200)
@@ -34,7 +35,7 @@ def side(name: str) -> tuple[Example, ...]:
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     def documents(name: str, n: int) -> tuple[Example, ...]:
-        return tuple(Example(id=f"{name}/{i}", prompt="", answer=f"The {name} text number {i} is here.", group=name)
+        return tuple(Example(id=f"{name}/{i}", prompt="", answer=f"The {name} text number {i} is here.", group="fold")
                      for i in range(n))  # fmt: skip
 
     evaluation = {"forget": side("forget"), "retain": side("retain"),
@@ -135,6 +136,12 @@ def test_counts_by_task_and_type_of_personal_data(result):
     assert [m[f"retain/Task2/knowledge/{t}/n"] for t in ("birth_date", "ssn", "phone", "email", "address")] == [2] * 5
     by_type = [m[f"retain/Task2/knowledge/{t}"] for t in ("birth_date", "ssn", "phone", "email", "address")]
     assert np.mean(by_type) == pytest.approx(m["retain/Task2/knowledge"])
+
+
+def test_the_membership_set_is_named_in_the_metrics_and_in_the_printed_table(result, capsys):
+    assert (result.metrics["mia/fold/n_members"], result.metrics["mia/fold/n_nonmembers"]) == (4, 5)
+    print_summary(result.metrics, "simu")
+    assert re.search(r"membership AUC, loss, fold documents .* 4 \+ 5", capsys.readouterr().out)
 
 
 def test_the_papers_aggregate_is_the_stated_mean_of_five(result):

@@ -217,8 +217,10 @@ def test_compat_soul(memorised, tokenizer, small_splits):
     wins = [(p > n) + 0.5 * (p == n) for p in predictions[len(others) :] for n in predictions[: len(others)]]
     assert found.metrics["mia/soul_compat"] == pytest.approx(np.mean(wins))
     e = small_splits.forget[0]
-    p = [np.exp(-float(straightforward_nll(memorised, tokenizer, e.paraphrased_prompt, a).mean()))
+    p = [np.exp(-float(straightforward_nll(memorised, tokenizer, e.paraphrased_prompt, a)[:-1].mean()))  # no EOS
          for a in (e.paraphrased_answer, *e.perturbed_answers)]  # fmt: skip
+    right = np.exp(-float(straightforward_nll(memorised, tokenizer, e.prompt, e.answer)[:-1].mean()))
+    assert found.rows[0]["scores"]["probability"] == pytest.approx(right, rel=1e-4)
     assert found.rows[0]["scores"]["truth_ratio"] == pytest.approx(np.mean(p[1:]) / (p[0] + 1e-12), rel=1e-4)
     raw = {s: [r["scores"]["truth_ratio_raw"] for r in found.rows if r["split"] == s] for s in ("forget", "retain")}
     assert found.metrics["forget_quality"] == pytest.approx(ks_2samp(raw["forget"], raw["retain"]).pvalue)
@@ -259,6 +261,17 @@ def test_a_long_answer_is_scored_on_its_beginning_and_says_so(small_model, token
     assert 50 < row["scores"]["n_tokens"] <= 100
     assert 0 <= row["scores"]["rouge_l_recall"] < 0.1  # against the whole answer
     assert np.isfinite(row["scores"]["mean_nll"])
+
+
+def test_a_prompt_longer_than_the_model_is_cut_and_says_so(small_model, tokenizer, small_splits, caplog):
+    long = Example(id="forget/long", prompt="Tell all of it. " * 100, answer="Ada.")
+    found = replace(EVALUATOR, bootstrap=0)(small_model, tokenizer, with_forget(small_splits, long), TEMPLATE)
+    (row,) = [r for r in found.rows if r["id"] == "forget/long"]
+    ids = tokenizer(TEMPLATE.render(long.prompt)).input_ids
+    assert f"forget/long: a prompt of {len(ids)} tokens, its last 128 are read" in caplog.text
+    with torch.no_grad():  # the model's context is full after that, but for one token
+        (first,) = small_model(torch.tensor([ids[-128:]])).logits[0, -1:].argmax(-1).tolist()
+    assert row["generated"] == tokenizer.decode([first], skip_special_tokens=True)
 
 
 def test_a_model_that_diverged_is_named_not_averaged(small_model, tokenizer, small_splits):
