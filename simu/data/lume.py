@@ -213,9 +213,16 @@ def subset(rows: Rows, count: int | None) -> Rows:
 
 
 def documents(path: Path) -> list[tuple[str, str]]:
-    """(id, document) of a membership file; the row number where it gives no id."""
-    rows = read_jsonl(path)
-    return [(str(row.cells.get("id", i)), row.text("document")) for i, row in enumerate(rows)]
+    """(id, document) of a membership file; the row number where it gives no id. An id may stand there once only:
+    by it a row finds its score under another model."""
+    found: dict[str, str] = {}
+    for i, row in enumerate(read_jsonl(path)):
+        given = row.cells.get("id")
+        name = str(i if given is None else given)
+        if name in found:
+            raise UserError(f"{row.where}: field 'id' {name!r} stands in an earlier row, too")
+        found[name] = row.text("document")
+    return list(found.items())
 
 
 def document_text(row: Example) -> str:

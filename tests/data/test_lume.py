@@ -110,6 +110,11 @@ def test_files_set(lume_dir, tmp_path):
     splits = Lume(path=str(lume_dir), fold="all", mia_set="files", **files)()
     assert [r.answer for r in splits.evaluation["mia_member"]] == ["Möbius  lived"]
     assert [r.id for r in splits.evaluation["mia_nonmember"]] == ["mia_nonmember/d7", "mia_nonmember/1"]
+    (tmp_path / "in.jsonl").write_text('{"id": null, "document": "A"}\n{"id": null, "document": "B"}\n')
+    assert [d for _, d in lume.documents(tmp_path / "in.jsonl")] == ["A", "B"]
+    (tmp_path / "in.jsonl").write_text('{"id": 3, "document": "A"}\n{"id": "3", "document": "B"}\n')
+    with pytest.raises(UserError, match=r"in.jsonl, row 2: field 'id' '3' stands in an earlier row"):
+        Lume(path=str(lume_dir), fold="all", mia_set="files", **files)()
     (tmp_path / "in.jsonl").write_text('{"text": "A"}\n')
     with pytest.raises(UserError, match=r"in.jsonl, row 1: no field 'document'; it has text"):
         Lume(path=str(lume_dir), fold="all", mia_set="files", **files)()
