@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from statistics import mean
 
-import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.errors
 import pyarrow
 import pyarrow.parquet
 import pytest
