@@ -47,23 +47,6 @@ def interval(samples: ArrayLike, confidence: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
-def mean_interval(
-    values: ArrayLike, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of values [n]."""
-    array = np.asarray(values, dtype=np.float64)
-    return interval(bootstrap_means(array, resample_counts(len(array), resamples, stream(seed))), confidence)
-
-
-def auc_interval(
-    members: ArrayLike, nonmembers: ArrayLike, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Stratified percentile bootstrap interval of the AUC."""
-    counts_m = resample_counts(np.size(members), resamples, stream(seed, "members"))
-    counts_n = resample_counts(np.size(nonmembers), resamples, stream(seed, "nonmembers"))
-    return interval(bootstrap_auc(members, nonmembers, counts_m, counts_n), confidence)
-
-
 def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
     """Area under the ROC curve, members positive: [0, 1], ties one half."""
     m, n = np.asarray(members, dtype=np.float64), np.asarray(nonmembers, dtype=np.float64)

@@ -43,11 +43,6 @@ def min_k_plus_plus(scores: TokenScores, k: float, drop_last: bool = False) -> f
     return _mean_of_lowest(z, k, drop_last)
 
 
-def reference(scores: TokenScores, reference_nll: float) -> float:
-    """How much likelier than under a model that never saw the row: NLL_reference - NLL, token means (Carlini 2022)."""
-    return reference_nll - scores.mean_nll
-
-
 def likelihood_scores(
     scores: TokenScores, text: str, attacks: Sequence[str], k: float, drop_last: bool = False
 ) -> dict[str, float]:

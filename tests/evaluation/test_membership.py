@@ -39,7 +39,6 @@ def test_attacks_against_their_formulas_on_the_whole_distribution(logits, target
     # open-unlearning leaves the last token out: ten are left
     assert mia.min_k(scores, 0.4, drop_last=True) == pytest.approx(np.sort(of_label[:10])[:4].mean(), rel=1e-5)
     assert mia.min_k_plus_plus(scores, 0.3, drop_last=True) == pytest.approx(np.sort(z[:10])[:3].mean(), rel=1e-4)
-    assert mia.reference(scores, 5.0) == pytest.approx(5.0 + of_label.mean(), rel=1e-5)
 
 
 def test_an_answer_of_eos_alone_scores_zero_in_open_unlearnings_way(logits, target):

@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from simu import statistics as st
+from simu.evaluation.figures import Figures
 
 RNG = np.random.default_rng(7)
 
@@ -24,16 +25,26 @@ def test_streams_are_repeatable_and_apart():
     assert (st.stream(4, "a").integers(1000, size=9) != st.stream(3, "a").integers(1000, size=9)).any()
 
 
+def bounds(figures: Figures, key: str) -> tuple[float, float]:
+    return figures.metrics[f"{key}/ci_low"], figures.metrics[f"{key}/ci_high"]
+
+
+def mean_bounds(values, resamples=1000) -> tuple[float, float]:
+    figures = Figures(bootstrap=resamples, seed=1)
+    figures.mean("m", "rows", values)
+    return bounds(figures, "m")
+
+
 def test_mean_interval_agrees_with_scipys_bootstrap():
     values = RNG.exponential(size=80)
-    found = st.mean_interval(values, resamples=20_000, seed=1)
+    found = mean_bounds(values, 20_000)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
     np.testing.assert_allclose(found, (theirs.low, theirs.high), atol=0.02)
-    assert st.mean_interval(values, seed=1) == st.mean_interval(values, seed=1)
+    assert mean_bounds(values) == mean_bounds(values)
 
 
 def test_interval_of_a_constant_is_the_constant():
-    assert st.mean_interval([0.25] * 30) == (0.25, 0.25)
+    assert mean_bounds([0.25] * 30) == (0.25, 0.25)
 
 
 def test_bootstrap_means_of_several_metrics_share_the_resamples():
@@ -63,8 +74,10 @@ def test_bootstrap_auc_equals_the_auc_of_the_drawn_rows():
 
 
 def test_auc_interval_holds_the_auc_and_narrows_with_rows():
-    wide = st.auc_interval(RNG.normal(1, 1, 30), RNG.normal(0, 1, 30))
-    narrow = st.auc_interval(RNG.normal(1, 1, 600), RNG.normal(0, 1, 600))
+    figures = Figures(bootstrap=1000, seed=0)
+    for n in (30, 600):
+        figures.auc(f"{n}", (f"in {n}", RNG.normal(1, 1, n)), (f"out {n}", RNG.normal(0, 1, n)))
+    wide, narrow = bounds(figures, "30"), bounds(figures, "600")
     true = stats.norm.cdf(1 / np.sqrt(2))
     assert wide[0] < true < wide[1]
     assert narrow[0] < true < narrow[1]
