@@ -35,6 +35,9 @@ def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[st
         print(describe(stages))
         write_json(folder / "provenance.json", record | {"status": "dry run", "finished": provenance.now()})
         return None
+    cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
+    if "evaluation" in cfg.stages:
+        cfg.evaluator.check()
     if stages.main:
         stages.tracker = cfg.tracker.open(folder, config, _labels(cfg, labels))
     try:

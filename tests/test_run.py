@@ -138,6 +138,10 @@ BAD = [
     (["stages=[target,guess]"], r"stages=.*guess.*: allowed is a list of target, attribution, mask, unlearning"),
     (["hydra.run.dir=/dev/null/x"], r"/dev/null/x: Not a directory; allowed is a folder to write to"),
     (["modell=tiny"], r"modell=tiny: no such key; did you mean 'model'\?"),
+    (
+        ["evaluator.choice_scorer=embedding", "evaluator.embedding_model=none/such"],
+        r"sentence-transformers is not installed|embedding_model=none/such: not in the local hub cache",
+    ),
     (["seed=abc"], r"seed='abc': allowed is a whole number"),
     (["model=llama2_7b", "model.path=/no/such/model", "model.is_target=true"], r"model\.path=/no/such/model"),
 ]

@@ -34,22 +34,30 @@ def rouge_similarities(generated: list[str], candidates: list[tuple[str, ...]]) 
     return [[rouge_l_f1(c, g) for c in options] for g, options in zip(generated, candidates, strict=True)]
 
 
-def embedding_similarities(model: str, device: torch.device) -> Similarities:
-    """Cosine of sentence embeddings by the encoder `model`, a hub id or folder.
-
-    The encoder is loaded here, before anything is generated. Raises UserError where sentence-transformers is not
-    installed or the encoder cannot be had.
-    """
+def check_embedding(model: str) -> None:
+    """Raises UserError where sentence-transformers is not installed or the encoder (hub id, folder) is out of reach."""
     try:
-        from sentence_transformers import SentenceTransformer
+        import sentence_transformers  # noqa: F401
     except ImportError as error:
         raise UserError("evaluator.choice_scorer=embedding: sentence-transformers is not installed; install the extra "
                         f"'embedding', or {WITHOUT}") from error  # fmt: skip
     try:
         preflight(model, "evaluator.embedding_model")
-        encoder = SentenceTransformer(model, device=str(device), model_kwargs={"use_safetensors": True})
     except UserError as error:
         raise UserError(f"{error}; or {WITHOUT}") from error
+
+
+def embedding_similarities(model: str, device: torch.device) -> Similarities:
+    """Cosine of sentence embeddings by the encoder `model`, a hub id or folder.
+
+    The encoder is loaded here, before anything is generated. Raises UserError as `check_embedding` does, and where the
+    encoder cannot be loaded.
+    """
+    check_embedding(model)
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        encoder = SentenceTransformer(model, device=str(device), model_kwargs={"use_safetensors": True})
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:240]
         raise UserError(f"evaluator.embedding_model={model}: cannot be loaded ({why}); {WITHOUT}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -62,6 +63,12 @@ class LumeEvaluator:
         require(self.bootstrap >= 0, "bootstrap", self.bootstrap, "≥ 0 (0: no intervals)")
         require(self.bootstrap_seed >= 0, "bootstrap_seed", self.bootstrap_seed, "≥ 0")
         require(0 < self.confidence < 1, "confidence", self.confidence, "0 < confidence < 1")
+
+    def check(self) -> None:
+        """Before any stage: raises UserError where mmlu=lm_eval is asked for and lm-eval is not installed."""
+        if self.mmlu == "lm_eval" and find_spec("lm_eval") is None:
+            raise UserError("evaluator.mmlu=lm_eval: lm-eval is not installed; install the extra 'harness', pass the "
+                            "number itself, or null")  # fmt: skip
 
     def __call__(
         self,
@@ -191,12 +198,9 @@ def _add_measures(figures: Figures, side: str, rows: Sequence[Row]) -> None:
 
 
 def lm_eval_mmlu(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shots: int) -> float:
-    """MMLU accuracy in [0, 1] by lm-eval. Raises UserError where the extra is not installed."""
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise UserError("evaluator.mmlu=lm_eval: lm-eval is not installed; install the extra 'harness', pass the "
-                        "number itself, or null") from error  # fmt: skip
+    """MMLU accuracy in [0, 1] by lm-eval (extra `harness`)."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
     result = simple_evaluate(model=HFLM(pretrained=model, tokenizer=tokenizer), tasks=["mmlu"], num_fewshot=shots)
     return float(result["results"]["mmlu"]["acc,none"])

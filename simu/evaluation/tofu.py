@@ -13,7 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.evaluation import membership as mia
 from simu.evaluation import metrics as of
-from simu.evaluation.choice import Scorer, Similarities, choice_point, embedding_similarities, rouge_similarities
+from simu.evaluation.choice import (
+    Scorer,
+    Similarities,
+    check_embedding,
+    choice_point,
+    embedding_similarities,
+    rouge_similarities,
+)  # fmt: skip
 from simu.evaluation.figures import Figures
 from simu.evaluation.generate import Generation
 from simu.evaluation.inference import Inference, Pair
@@ -73,6 +80,11 @@ class TofuEvaluator:
                 f"one of attacks, {', '.join(self.attacks) or 'which are none'}")  # fmt: skip
         require(self.aggregate_em == "exact_match" or self.choice_scorer != "none", "aggregate_em", self.aggregate_em,
                 "exact_match where choice_scorer=none")  # fmt: skip
+
+    def check(self) -> None:
+        """Before any stage: raises UserError where an extra or the sentence encoder is asked for and cannot be had."""
+        if self.choice_scorer == "embedding":
+            check_embedding(self.embedding_model)
 
     def __call__(
         self,

@@ -89,6 +89,9 @@ class FromConfig:
         """No finished target is published for a model made here."""
         return
 
+    def check(self, data: str) -> None:
+        """Nothing to reach: the model is made here."""
+
     def identity(self, data: str) -> dict[str, Any]:
         """What the untrained model depends on, for the cache."""
         return {k: v for k, v in vars(self).items() if k not in ("target", "template", "name", "choice_scorer")}
@@ -149,6 +152,12 @@ class Pretrained:
         """The ready target for this data set, or None: then the target stage fine-tunes the base model."""
         return self.path if self.is_target else self.targets.get(data)
 
+    def check(self, data: str) -> None:
+        """Before any stage: raises UserError where the weights or the tokenizer are out of reach."""
+        preflight(self.source(data), "model.path")
+        if self.tokenizer:
+            preflight(self.tokenizer, "model.tokenizer")
+
     def source(self, data: str) -> str:
         return self.published(data) or self.path
 
@@ -170,10 +179,8 @@ class Pretrained:
 
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """The published target for `data`, else the base model, and the tokenizer."""
+        self.check(data)
         source = self.source(data)
-        preflight(source, "model.path")
-        if self.tokenizer:
-            preflight(self.tokenizer, "model.tokenizer")
         revision = None if Path(source).is_dir() else self.revision
         return load_folder(source, dtype, tokenizer=self.tokenizer, revision=revision)
 

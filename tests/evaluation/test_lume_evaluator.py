@@ -163,7 +163,7 @@ def test_lm_eval_is_asked_for_by_name(half_told, tokenizer, splits, monkeypatch)
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match="extra 'harness'"):
-        replace(EVALUATOR, mmlu="lm_eval")(half_told, tokenizer, splits, TEMPLATE)
+        replace(EVALUATOR, mmlu="lm_eval").check()
 
 
 def test_one_perfectly_remembered_task_makes_the_harmonic_mean_zero(tokenizer, splits, half_told):
