@@ -45,7 +45,7 @@ class Precision:
     weights: Literal["float32", "bfloat16", "float64"]
     """What the model's weights are held and multiplied in."""
     master: bool
-    """Keep float32 masters and moments of what trains when the weights are bfloat16 (SPEC §6)."""
+    """Keep float32 masters and moments of what trains when the weights are bfloat16."""
     tf32: bool
     """Let CUDA matrix products of float32 use TF32."""
 

@@ -1,4 +1,4 @@
-"""Which parameters train: all of them, or attention and the selected rows of each down-projection (SPEC §4).
+"""Which parameters train: all of them, or attention and the selected rows of each down-projection.
 
 Not training a row equals training it and masking its gradient, moments, decay and update (Eq. 5–7), so gradients,
 moments and float32 masters exist for the selected rows only. Shapes: L layers, D d_model, F d_ff, n selected rows.
@@ -481,7 +481,7 @@ def _hook_optimizers(selection: Selection) -> list[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Everything:
-    """Every parameter trains: FO-GradDiff and SO-GradDiff, as SOUL (SPEC §4)."""
+    """Every parameter trains: FO-GradDiff and SO-GradDiff, as SOUL."""
 
     reads_mask: ClassVar[bool] = False
 
@@ -492,7 +492,7 @@ class Everything:
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """Attention in full and the mask's rows of each down-projection: SIMU (SPEC §4)."""
+    """Attention in full and the mask's rows of each down-projection: SIMU."""
 
     reads_mask: ClassVar[bool] = True
 

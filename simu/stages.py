@@ -191,7 +191,7 @@ class Stages:
     # ---- attribution: how much each neuron supports the forgotten (and the retained) answers
 
     def attribution_rows(self, side: str) -> list[Example]:
-        """The forget set, or a seeded sample of the retain set of the same size (SPEC §3)."""
+        """The forget set, or a seeded sample of the retain set of the same size."""
         if side == "forget":
             return list(self.splits.forget)
         generator = torch.Generator().manual_seed(self.cfg.seed)

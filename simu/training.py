@@ -56,7 +56,7 @@ class Trained(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How long, in what portions and at what pace (SPEC §5, §6)."""
+    """How long, in what portions and at what pace."""
 
     epochs: int
     """Passes over the forget rows; 0 trains nothing."""

@@ -62,7 +62,7 @@ def loss_of(model, seed: int) -> torch.Tensor:
 
 
 def weight_masks(model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What trains, as a weight (0 to 1) for every coordinate of every parameter: written from SPEC §4."""
+    """What trains, as a weight (0 to 1) for every coordinate of every parameter: written from Eq. 5-7."""
     weights = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
     parts = anatomy(model)
     for layer in parts.attention:

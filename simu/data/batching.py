@@ -113,7 +113,7 @@ def length_buckets(lengths: Sequence[int], max_tokens: int, max_rows: int | None
 
 
 def pairing_table(n_forget: int, n_retain: int, epochs: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Forget order and retain partner, both LongTensor [epochs, n_forget] (SPEC §5: one pass over the shuffled forget
+    """Forget order and retain partner, both LongTensor [epochs, n_forget] (one pass over the shuffled forget
     set is an epoch; each forget row draws one retain row uniformly with replacement).
 
     A function of (epoch, global sample) alone: the draw does not change with the number of workers, a restart, or the

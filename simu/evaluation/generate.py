@@ -1,4 +1,4 @@
-"""Greedy generation, exactly and fast (SPEC §9). docs/evaluation_engine.md explains it and gives measurements.
+"""Greedy generation, exactly and fast. docs/evaluation_engine.md explains it and gives measurements.
 
 1. Verify: one teacher-forced pass over prompt + reference, in length-sorted batches. An answer that the model still
    knows by heart is done after it; any other has its longest matching prefix.

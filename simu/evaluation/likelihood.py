@@ -1,4 +1,4 @@
-"""One forward a unique (prompt, answer) row, from which every likelihood metric is a reduction (SPEC §9).
+"""One forward a unique (prompt, answer) row, from which every likelihood metric is a reduction.
 
 Shapes: B rows, T tokens, N labelled tokens of a batch, n labelled tokens of one row, V vocabulary.
 """

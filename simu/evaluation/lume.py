@@ -1,4 +1,4 @@
-"""LUME's evaluation (SPEC §8), as SemEval-2025 Task 4 scores it, and the paper's aggregate of Table 2."""
+"""LUME's evaluation, as SemEval-2025 Task 4 scores it, and the paper's aggregate of Table 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TOFU's evaluation (SPEC §7), for every data set of that shape: question–answer rows by split."""
+"""TOFU's evaluation, for every data set of that shape: question–answer rows by split."""
 
 from __future__ import annotations
 

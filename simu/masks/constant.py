@@ -1,4 +1,4 @@
-"""Every neuron, or none: the two masks that read no scores (SPEC §3). L layers, D d_model."""
+"""Every neuron, or none: the two masks that read no scores. L layers, D d_model."""
 
 from __future__ import annotations
 

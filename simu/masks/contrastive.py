@@ -1,4 +1,4 @@
-"""Contrastive mask: critical on what forgetting needs beyond what retaining needs (SPEC §3). L layers, D d_model."""
+"""Contrastive mask: critical on what forgetting needs beyond what retaining needs. L layers, D d_model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def contrast(forget: NeuronScores, retain: NeuronScores, counts: tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Contrastive:
-    """Critical on Att_F / |D_F| − Att_R / |D_R|. Forget and retain scores correlate at 0.99 (SPEC §2), so ordering by
+    """Critical on Att_F / |D_F| − Att_R / |D_R|. Forget and retain scores correlate at 0.99, so ordering by
     forget scores alone is barely specific to the forget set; their difference is."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})

@@ -1,4 +1,4 @@
-"""Critical neurons, and the two masks that are sets of them (SPEC §3; arXiv 2510.07822). L layers, D d_model."""
+"""Critical neurons, and the two masks that are sets of them (arXiv 2510.07822). L layers, D d_model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control of every mask: as many neurons per layer as F, drawn at random (SPEC §3). L layers, D d_model."""
+"""The control of every mask: as many neurons per layer as F, drawn at random. L layers, D d_model."""
 
 from __future__ import annotations
 

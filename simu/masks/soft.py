@@ -1,4 +1,4 @@
-"""Soft mask, the paper's future work: weights in [0, 1], forget-only neurons first (SPEC §3). L layers, D d_model."""
+"""Soft mask, the paper's future work: weights in [0, 1], forget-only neurons first. L layers, D d_model."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from simu.types import Batch, Loss, require
 class GradDiff:
     """L = −CE(forget) + λ·CE(retain), token mean over answer and EOS.
 
-    Source: SPEC §5; Liu et al. 2022, https://arxiv.org/abs/2203.12817; λ on the retain side as in SOUL,
+    Source: Liu et al. 2022, https://arxiv.org/abs/2203.12817; λ on the retain side as in SOUL,
     https://arxiv.org/abs/2404.18239.
     """
 

@@ -1,4 +1,4 @@
-"""AdamW: torch's own, with the project's parameter groups (SPEC §6, first order)."""
+"""AdamW: torch's own, with the project's parameter groups (first order)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sophia: sign-like momentum steps, clipped by a diagonal curvature estimate (SPEC §6; arXiv 2305.14342).
+"""Sophia: sign-like momentum steps, clipped by a diagonal curvature estimate (arXiv 2305.14342).
 
 Four presets cover what is called Sophia in unlearning; conf/optimizer/ has one yaml each:
 `simu` (arXiv 2510.07822, Eq. 3–4), `soul` (OPTML-Group/SOUL), `literal` (γ = 0.04), `sophia_g` (Liuhong99/Sophia).

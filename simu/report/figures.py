@@ -341,7 +341,7 @@ def _both_sides(run: Run) -> bool:
 
 
 def _critical(run: Run, side: str) -> NDArray[np.bool_]:
-    """Att > t·max of the layer, strictly; a layer whose largest score is ≤ 0 has none (SPEC, masks)."""
+    """Att > t·max of the layer, strictly; a layer whose largest score is ≤ 0 has none."""
     scores = run.tensor(SCORES, side)
     assert scores is not None
     top = scores.max(axis=1, keepdims=True)

@@ -26,7 +26,7 @@ def built(name: str, **override):
 
 
 def simulate(kind: str, theta, grads, lrs, decay: bool = True):
-    """SPEC §6, one scalar loop in float64 per coordinate, written from the page and from SOUL's description."""
+    """Eq. 3-4, one scalar loop in float64 per coordinate, written from the page and from SOUL's description."""
     gamma = 0.04 if kind == "literal" else 0.04 * 5120
     out, fractions = [], []
     m, h, theta = np.zeros_like(theta), np.zeros_like(theta), theta.astype(np.float64).copy()
