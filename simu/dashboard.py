@@ -24,7 +24,7 @@ def workspace(entity: str, project: str) -> Any:
     trade = panels.ScatterPlot(title="forgetting against retention", x=panels.SummaryMetric("forget/rouge_l_recall"),
                                y=panels.SummaryMetric("retain/rouge_l_recall"))  # fmt: skip
     lines: list[Any] = [panels.LinePlot(title=s, y=[panels.Metric(s)]) for s in STEPS]
-    media = panels.MediaBrowser(media_keys=["attribution/forget", "mask"])
+    media = panels.MediaBrowser(media_keys=["attribution/forget", "attribution/retain", "mask"])
     sections = [
         ws.Section(name="methods", panels=[*bars, trade], is_open=True),
         ws.Section(name="training", panels=lines),
@@ -46,7 +46,9 @@ def main(words: list[str] | None = None) -> int:
               file=sys.stderr)  # fmt: skip
         return 2
     except Exception as error:  # whatever the server or the missing login answers, the user can only read it
-        print(f"simu.dashboard: not saved ({' '.join(str(error).split())[:200]}); try `wandb login`", file=sys.stderr)
+        said = " ".join(str(error).split())[:200]
+        hint = "" if "wandb login" in said else "; try `wandb login`"
+        print(f"simu.dashboard: not saved: {said}{hint}", file=sys.stderr)
         return 2
     print(saved.url)
     return 0

@@ -5,14 +5,17 @@ Offline is the default: the files lie in the run's folder and `wandb sync` sends
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger("simu")
 
 
 class Run(Protocol):
@@ -56,41 +59,72 @@ class Wandb:
     """Generations sent in the table, at most."""
 
     def open(self, folder: Path, config: Mapping[str, Any], labels: Mapping[str, str]) -> Run:
+        run = _WandbRun(self.table_rows)
+        run.run = run.attempt(lambda: self._init(folder, config, labels))
+        return run
+
+    def _init(self, folder: Path, config: Mapping[str, Any], labels: Mapping[str, str]) -> Any:
         import wandb
 
         os.environ.setdefault("WANDB_SILENT", "true")
         run = wandb.init(
             mode=self.mode, project=self.project, entity=self.entity, dir=folder, config=dict(config),
             group=self.group or labels["group"], job_type=labels["job_type"], name=labels["name"],
-            tags=[labels["method"], labels["data"], labels["model"], f"seed={labels['seed']}"],
+            tags=[tag[:64] for tag in (labels["method"], labels["data"], labels["model"], f"seed={labels['seed']}")],
+            reinit="finish_previous",  # a sweep's jobs share a process: never into the run of a job that broke off
             settings=wandb.Settings(console="off", disable_git=True, x_disable_stats=True))  # fmt: skip
-        return _WandbRun(run, self.table_rows)
+        run.define_metric("train/*", step_metric="train/step")
+        return run
 
 
 class _WandbRun:
-    def __init__(self, run: Any, table_rows: int):
-        self.run, self.table_rows = run, table_rows
+    """Watching never costs a run: what W&B raises is said once, and the rest of the run goes unwatched."""
+
+    def __init__(self, table_rows: int):
+        self.run: Any = None
+        self.table_rows, self.step = table_rows, 0
+
+    def attempt(self, do: Callable[[], Any]) -> Any:
+        try:
+            return do()
+        except Exception as error:
+            self.run = None
+            log.warning("tracker: W&B failed (%s); the run goes on without it", " ".join(str(error).split())[:200])
+
+    def send(self, values: Callable[[], Mapping[str, Any]], step: int) -> None:
+        """`values` at `step`; W&B takes a step's values together and drops those of a step before its last."""
+        if self.run is not None:
+            self.step = max(self.step, step)
+            self.attempt(lambda: self.run.log(values(), step=self.step))
 
     def log(self, record: Mapping[str, float], step: int) -> None:
-        self.run.log({f"train/{k}": v for k, v in record.items()}, step=step)
+        self.send(lambda: {f"train/{k}": v for k, v in record.items()}, step)
 
     def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        import wandb
+        def made() -> dict[str, Any]:
+            import wandb
 
-        columns: list[str | int] = ["id", "split", "prompt", "answer", "original", "generated"]
-        data = [[str(r.get(str(c), "")) for c in columns] for r in rows[: self.table_rows]]
-        self.run.log({name: wandb.Table(columns=columns, data=data)})
+            columns: list[str | int] = ["id", "split", "prompt", "answer", "original", "generated"]
+            data = [[str(r.get(str(c), "")) for c in columns] for r in rows[: self.table_rows]]
+            return {name: wandb.Table(columns=columns, data=data)}
+
+        self.send(made, self.step)
 
     def heatmap(self, name: str, values: Tensor) -> None:
-        import wandb
+        def made() -> dict[str, Any]:
+            import wandb
 
-        self.run.log({name: wandb.Image(heat(values), caption=f"{name}: layers down, neurons across")})
+            return {name: wandb.Image(heat(values), caption=f"{name}: layers down, neurons across")}
+
+        self.send(made, self.step)
 
     def summary(self, metrics: Mapping[str, float]) -> None:
-        self.run.summary.update(dict(metrics))
+        if self.run is not None:
+            self.attempt(lambda: self.run.summary.update(dict(metrics)))
 
     def finish(self, exit_code: int = 0) -> None:
-        self.run.finish(exit_code=exit_code)
+        if self.run is not None:
+            self.attempt(lambda: self.run.finish(exit_code=exit_code))
 
 
 def heat(values: Tensor, width: int = 1024, row_height: int = 16) -> Any:
