@@ -6,13 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from simu.progress import track
 from simu.report import best, compare, figures, render, samples, tables
-from simu.report.collect import Run, Skipped, collect
+from simu.report.collect import SAME, Run, Skipped, collect
 from simu.report.groups import group, originals
 from simu.report.page import page
 from simu.report.tables import Table
@@ -40,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"simu.report: {error.filename}: {error.strerror}; allowed is a folder to write to (--out)",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print("simu.report: stopped", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -57,7 +65,6 @@ def report(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
 
     runs, skipped = collect(options.paths)
-    say_skipped(skipped)
     groups, before = group(runs), originals(runs)
     main_tables = [
         *tables.paper_tables(groups, before),
@@ -65,10 +72,14 @@ def report(words: Sequence[str]) -> None:
         *tables.run_tables(groups, before),
     ]
     every = tables.all_metrics([*before, *groups])
+    pictures = [] if options.no_figures else figures.draw(groups, before)
     if not options.quiet:
-        show(main_tables)
-    write(options.out, main_tables, every, runs, skipped, [] if options.no_figures else figures.draw(groups, before))
-    print(f"{len(runs)} runs, {len(skipped)} left out → {options.out / 'index.html'}")
+        show([t for t in main_tables if not repeats(t, main_tables)], LONGEST)
+    skipped += damaged(runs)
+    say_skipped(skipped)
+    write(options.out, main_tables, every, runs, skipped, pictures)
+    unusable = len({s.path for s in skipped} - {run.path for run in runs})
+    print(f"{len(runs)} runs, {unusable} left out → {options.out / 'index.html'}")
 
 
 def compare_two(words: Sequence[str]) -> None:
@@ -99,7 +110,7 @@ def best_of(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
     asked = [best.parse(text) for text in options.where]
     runs, skipped = collect(options.paths)
-    say_skipped(skipped)
+    say_skipped([*skipped, *damaged(runs)])
     groups = group(runs)
     if known := {metric for g in groups for metric in g.metrics()}:
         for name in (options.metric, *(c.metric for c in asked)):
@@ -122,18 +133,46 @@ COMMANDS = ("compare", "best")
 PARSERS = {"": report, "compare": compare_two, "best": best_of}
 
 
-def show(made: Sequence[Table]) -> None:
-    """To the terminal; 160 columns where the output is not one."""
+LONGEST = 40  # of our rows: a longer list of runs is read in the files
+
+
+def show(made: Sequence[Table], longest: int | None = None) -> None:
+    """To the terminal; 160 columns where the output is not one. A note that several tables share is said once."""
     console = Console() if sys.stdout.isatty() else Console(width=160)
+    said: set[str] = set()
     for table in made:
-        for part in render.terminal(table):
+        if longest and sum(row.kind == "ours" for row in table.rows) > longest:
+            console.print(f"{table.title}: {len(table.rows)} lines, in tables/{table.name}.md and index.html\n")
+            continue
+        notes = tuple(note for note in table.notes if note not in said)
+        said.update(notes)
+        for part in render.terminal(replace(table, notes=notes), console.width):
             console.print(part)
             console.print()
 
 
+def repeats(table: Table, made: Sequence[Table]) -> bool:
+    """Whether the list of every run holds nothing but what Table 1 or 2 has shown."""
+    shown = {t.name: sum(row.kind == "ours" for row in t.rows) for t in made}
+    paper = {"runs_qa": "table1", "runs_lume": "table2"}.get(table.name)
+    return paper is not None and shown[table.name] == shown.get(paper)
+
+
+def damaged(runs: Sequence[Run]) -> list[Skipped]:
+    """Files and metrics of usable runs that could not be read."""
+    return [Skipped(run.path, f"{what} {why}") for run in runs for what, why in run.broken.items()]
+
+
 def say_skipped(skipped: Sequence[Skipped]) -> None:
+    """A line each; runs that another one repeats are counted, and named in the page alone."""
+    repeated = [one for one in skipped if one.reason.startswith(SAME)]
     for one in skipped:
-        print(f"left out {one.path}: {one.reason}", file=sys.stderr)
+        if one not in repeated:
+            print(f"left out {one.path}: {one.reason}", file=sys.stderr)
+    if repeated:
+        other = sum("not the same" in one.reason for one in repeated)
+        but = f", {other} of them with other metrics (see Left out in index.html)" if other else ""
+        print(f"left out {len(repeated)} runs: {SAME} as a newer run here{but}", file=sys.stderr)
 
 
 def write(
@@ -147,9 +186,8 @@ def write(
     """tables/NAME.{md,csv,tex}, figures/NAME.{png,pdf}, report.md and index.html."""
     write_tables(out / "tables", [*made, every])
     folder = _folder(out / "figures")
-    inline = [
-        (p.name, p.title, p.caption, figures.save(p, folder)[0]) for p in track(pictures, "figures", len(pictures))
-    ]
+    drawn = track(pictures, "figures", len(pictures)) if pictures else ()
+    inline = [(p.name, p.title, p.caption, figures.save(p, folder)[0]) for p in drawn]
     _text(out / "report.md", "\n".join(["# Report", "", *map(render.markdown, made)]))
     _text(out / "index.html", page(made, inline, runs, skipped, folded=[every]))
 

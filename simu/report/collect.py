@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ MARKS = ("provenance.json", "metrics.json", ".hydra/config.yaml")  # any one of 
 NOT_SETTINGS = ("device", "cache_dir", "stages", "tracker", "save_model", "dry_run", "hydra", "preset")
 """Run-level keys that do not change what is computed; the run's seed and the parents of paths are left out as well."""
 NOT_RESULTS = ("evaluator.max_batch_tokens", "evaluator.bootstrap", "evaluator.bootstrap_seed",
-               "attribution.max_memory", "attribution.recompute")  # fmt: skip
+               "attribution.max_memory", "attribution.recompute", "training.micro_batch_tokens",
+               "training.checkpoint_every", "training.activation_checkpointing")  # fmt: skip
 """Keys of slots that change speed, memory or an interval, but no value."""
+SAME = "same config and seed"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +46,9 @@ class Run:
     choices: dict[str, str] = field(default_factory=dict)
     """slot → option, as Hydra recorded it (or as the components' names have it)."""
     overrides: tuple[str, ...] = ()
+    """Of several runs with this config and seed, the fewest that any of them was started with."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """What was wanted of this run and could not be read: file, or metric, → why. Filled as the report reads."""
 
     @property
     def seed(self) -> int:
@@ -77,24 +84,39 @@ class Run:
         return kept
 
     def generations(self) -> list[dict[str, Any]]:
-        """The rows of generations.jsonl; none where the file is missing."""
-        return list(_json_lines(self.path / "generations.jsonl"))
+        """The rows of generations.jsonl; none where the file is missing, or broken (then `broken` says so)."""
+        return self._lines("generations.jsonl", ("split", "id"))
 
     def training(self) -> list[dict[str, Any]]:
-        """The rows of train_log.jsonl; none where the file is missing."""
-        return list(_json_lines(self.path / "train_log.jsonl"))
+        """The rows of train_log.jsonl; none where the file is missing, or broken (then `broken` says so)."""
+        return self._lines("train_log.jsonl", ("step",))
 
     def tensor(self, file: str, name: str) -> NDArray[np.float32] | None:
-        """One tensor [L, D] of a safetensors file as float32, else None."""
+        """One tensor [L, D] of a safetensors file as float32; None where there is none (or `broken` says why not)."""
         try:
             with safe_open(self.path / file, framework="pt") as store:
                 return store.get_tensor(name).float().numpy() if name in store.keys() else None  # noqa: SIM118
-        except (OSError, SafetensorError):
+        except FileNotFoundError:
             return None
+        except (OSError, SafetensorError) as error:
+            self.broken[file] = f"cannot be read ({' '.join(str(error).split())})"
+            return None
+
+    def preset(self) -> dict[str, object]:
+        """The settings of the preset that Hydra recorded for this run, flat; none where this package has no such."""
+        return _preset(self.choices.get("preset", ""))
 
     def report(self) -> dict[str, Any]:
         """mask_report.json; empty where it is missing."""
-        return _json_object(self.path / "mask_report.json") or {}
+        found = _json_object(self.path / "mask_report.json")
+        return {} if isinstance(found, str) else found
+
+    def _lines(self, file: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+        try:
+            return list(_json_lines(self.path / file, keys))
+        except ValueError as error:
+            self.broken[file] = str(error)
+            return []
 
     def _name(self, slot: str) -> str:
         node = self.config.get(slot)
@@ -119,11 +141,13 @@ def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Skipped]]:
     runs: dict[Path, Run] = {}
     skipped: list[Skipped] = []
     for path in map(Path, paths):
-        if not path.is_dir():
-            skipped.append(Skipped(path, "not a folder" if path.exists() else "no such folder"))
+        if not os.path.isdir(path):
+            skipped.append(Skipped(path, "not a folder" if os.path.lexists(path) else "no such folder"))
             continue
-        folders = list(run_folders(path))
-        if not folders:
+        unread: list[Skipped] = []
+        folders = list(run_folders(path, unread))
+        skipped += [one for one in unread if one not in skipped]
+        if not folders and not unread:
             skipped.append(Skipped(path, f"no run in it (a run has one of {', '.join(MARKS)})"))
         for folder in folders:
             if folder.resolve() not in runs:
@@ -140,26 +164,46 @@ def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Skipped]]:
     return kept, skipped
 
 
-def run_folders(root: Path) -> Iterator[Path]:
-    """Folders below `root` (itself included) that hold a run, in the order of their names; nested sweeps too."""
-    for folder, children, _ in os.walk(root):
-        here = Path(folder)
-        if any((here / mark).is_file() for mark in MARKS):
-            children.clear()
-            yield here
-        children[:] = sorted((c for c in children if not c.startswith(".") and c != "wandb"), key=_natural)
+def run_folders(root: Path, unread: list[Skipped] | None = None) -> Iterator[Path]:
+    """Folders below `root` (itself included) that hold a run, in the order of their names; nested sweeps and links too.
+
+    A folder that cannot be listed is added to `unread`.
+    """
+    seen: set[str] = set()
+
+    def walk(folder: Path) -> Iterator[Path]:
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder that was looked at, its own parent perhaps
+            return
+        seen.add(real)
+        if any(os.path.isfile(folder / mark) for mark in MARKS):
+            yield folder
+            return
+        try:
+            names = os.listdir(folder)
+        except OSError as error:
+            if unread is not None:
+                unread.append(Skipped(folder, f"cannot be listed: {error.strerror}"))
+            return
+        for name in sorted((n for n in names if not n.startswith(".") and n != "wandb"), key=_natural):
+            if os.path.isdir(folder / name):
+                yield from walk(folder / name)
+
+    yield from walk(root)
 
 
 def read(folder: Path) -> Run | Skipped:
     """One run folder, or the reason why it cannot be used."""
-    if not (folder / "provenance.json").is_file():
+    if not os.path.lexists(folder / "provenance.json"):
         return Skipped(folder, "half-written: no provenance.json (the run was stopped, or is still going)")
     provenance = _json_object(folder / "provenance.json")
-    if provenance is None:
-        return Skipped(folder, "half-written: provenance.json is not whole JSON")
-    if provenance.get("schema") != SCHEMA:
+    if isinstance(provenance, str):
+        return Skipped(folder, f"half-written: provenance.json {provenance}")
+    if (schema := provenance.get("schema")) != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        mend = "a newer version wrote it" if newer else "rerun"
         return Skipped(
-            folder, f"schema {provenance.get('schema', 'unknown')}: this report reads schema {SCHEMA}; rerun"
+            folder, f"schema {'unknown' if schema is None else schema}: this report reads schema {SCHEMA}; {mend}"
         )
     if provenance.get("status") == "running":
         return Skipped(folder, "half-written: the run was stopped, or is still going")
@@ -169,18 +213,24 @@ def read(folder: Path) -> Run | Skipped:
     config, raw = (_config(folder / ".hydra" / "config.yaml", resolve) for resolve in (True, False))
     if config is None or raw is None:
         return Skipped(folder, "half-written: .hydra/config.yaml is missing or not a config")
-    metrics = _json_object(folder / "metrics.json")
-    evaluated = any(str(stage).startswith("evaluation") for stage in provenance.get("stages") or ())
-    if metrics is None and (evaluated or (folder / "metrics.json").exists()):
-        return Skipped(folder, "half-written: metrics.json is missing or not whole JSON")
-    numbers = {str(k): float(v) for k, v in (metrics or {}).items() if isinstance(v, int | float)}
+    if not isinstance(config.get("seed") or 0, int):
+        return Skipped(folder, f"seed {config['seed']!r} in .hydra/config.yaml; allowed is a whole number")
+    stages = _mapping(provenance, "stages")
+    metrics: dict[str, Any] | str = {}
+    if any(str(stage).startswith("evaluation") for stage in stages) or os.path.lexists(folder / "metrics.json"):
+        metrics = _json_object(folder / "metrics.json")
+    if isinstance(metrics, str):
+        return Skipped(folder, f"half-written: metrics.json {metrics}")
+    numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+    broken = {f"metrics.json: {k}": f"{v!r} is no number; this metric is left out, the others count"
+              for k, v in metrics.items() if k not in numbers}  # fmt: skip
     choices = {slot: name for slot, node in config.items() if isinstance(node, Mapping) and (name := _option(node))}
     hydra = _config(folder / ".hydra" / "hydra.yaml", resolve=False) or {}
-    recorded = (hydra.get("hydra", hydra).get("runtime") or {}).get("choices") or {}
-    choices |= {str(k): str(v) for k, v in recorded.items() if v is not None}
+    recorded = _mapping(_mapping(hydra, "hydra"), "runtime")
+    choices |= {str(k): str(v) for k, v in _mapping(recorded, "choices").items() if v is not None}
     seeded = frozenset(key for key, value in flatten(raw) if isinstance(value, str) and "${seed}" in value)
     return Run(path=folder, config=config, metrics=numbers, provenance=provenance, seeded=seeded, choices=choices,
-               overrides=_overrides(folder))  # fmt: skip
+               overrides=_overrides(folder), broken=broken)  # fmt: skip
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -199,15 +249,31 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
 
 def _newest(runs: list[Run]) -> tuple[list[Run], list[Skipped]]:
     """Of several runs with one config and one seed only the last that finished counts."""
-    latest: dict[str, Run] = {}
-    skipped: list[Skipped] = []
-    for run in sorted(runs, key=lambda run: str(run.provenance.get("finished") or "")):
+    same: dict[str, list[Run]] = {}
+    for run in runs:
         key = json.dumps([run.seed, bool(run.metrics), run.settings()], sort_keys=True, default=str)
-        if key in latest:
-            skipped.append(Skipped(latest[key].path, f"same config and seed as {run.path}, which is newer"))
-        latest[key] = run
-    kept = set(map(id, latest.values()))
-    return [run for run in runs if id(run) in kept], skipped
+        same.setdefault(key, []).append(run)
+    kept, skipped = [], []
+    for one_config in same.values():
+        *older, newest = sorted(one_config, key=lambda run: str(run.provenance.get("finished") or ""))
+        kept.append(replace(newest, overrides=min((run.overrides for run in one_config), key=len)))
+        for run in older:
+            equal = "" if _values(run) == _values(newest) else ", and its metrics are not the same"
+            skipped.append(Skipped(run.path, f"{SAME} as {newest.path}, which is newer{equal}"))
+    return kept, skipped
+
+
+def _values(run: Run) -> dict[str, float]:
+    return {name: value for name, value in run.metrics.items() if not name.endswith(("/ci_low", "/ci_high"))}
+
+
+@cache
+def _preset(name: str) -> dict[str, object]:
+    package = Path(__file__).parents[1]
+    for conf in (package / "conf", package.parent / "conf"):  # in a wheel, in a checkout
+        if name and os.path.isfile(conf / "preset" / f"{name}.yaml"):
+            return dict(flatten(_config(conf / "preset" / f"{name}.yaml", resolve=False) or {}))
+    return {}
 
 
 def _option(node: Mapping[str, Any]) -> str | None:
@@ -236,25 +302,47 @@ def _overrides(folder: Path) -> tuple[str, ...]:
     return tuple(map(str, listed)) if isinstance(listed, list) else ()
 
 
-def _json_object(path: Path) -> dict[str, Any] | None:
+def _mapping(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """node[key] where that is a mapping, else nothing."""
+    value = node.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _json_object(path: Path) -> dict[str, Any] | str:
+    """The object in a JSON file, or what is wrong with the file: 'is not whole JSON'."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        return "is not whole JSON"
+    return value if isinstance(value, dict) else "is not a JSON object"
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
+def _json_lines(path: Path, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """One object a line, each with `keys`. Raises ValueError with the number of the line that is none."""
+    if not os.path.lexists(path):
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"not UTF-8 text ({error})") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            if line.strip():
-                yield json.loads(line)
+            row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path} line {number}: not JSON ({error})") from error
+            raise ValueError(f"line {number} is not JSON ({error})") from error
+        if not isinstance(row, dict) or any(key not in row for key in keys):
+            raise ValueError(f"line {number} is no object with {', '.join(keys)}")
+        yield row
 
 
 def _natural(name: str) -> list[object]:
     """'10' after '9'."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -45,6 +45,9 @@ def paired_table(a: Run, b: Run) -> Table:
     Raises UserError where the runs share no row.
     """
     rows_a, rows_b = a.generations(), b.generations()
+    for run in (a, b):
+        if reason := run.broken.get("generations.jsonl"):
+            raise UserError(f"{run.path / 'generations.jsonl'}: {reason}")
     rows = []
     for split, metric in sorted({*_scored(rows_a)} & {*_scored(rows_b)}):
         x, y = paired_scores(rows_a, rows_b, split, metric)
@@ -57,7 +60,7 @@ def paired_table(a: Run, b: Run) -> Table:
         raise UserError(f"{a.path} and {b.path}: no scored row in common; allowed are two runs on the same data")
     columns = (
         Column(label="split"), Column(label="score"), Column(label="A", style="score"),
-        Column(label="B", style="score"), Column(label="B − A", style="score"),
+        Column(label="B", style="score"), Column(label="B − A", style="score", signed=True),
         Column(label="p"), Column(label="n rows", style="count"),
     )  # fmt: skip
     notes = (
@@ -73,10 +76,10 @@ def whole_table(a: Run, b: Run) -> Table:
     skip = ("original/", "forget/", "retain/", "world_facts/", "real_authors/", "holdout/")
     names = [n for n in a.metrics if n in b.metrics and not n.startswith(skip)
              and not n.rsplit("/", 1)[-1].startswith(("ci_", "n_")) and not n.endswith("/n")]  # fmt: skip
-    rows = [Row((name, a.metrics[name], b.metrics[name], f"{b.metrics[name] - a.metrics[name]:+.4f}"))
+    rows = [Row((name, a.metrics[name], b.metrics[name], b.metrics[name] - a.metrics[name]))
             for name in sorted(names)]  # fmt: skip
     columns = (Column(label="metric"), Column(label="A", style="score"), Column(label="B", style="score"),
-               Column(label="B − A"))  # fmt: skip
+               Column(label="B − A", style="score", signed=True))  # fmt: skip
     return Table(name="compare_metrics", title="Whole-run metrics", columns=columns, rows=tuple(rows))
 
 

@@ -7,16 +7,17 @@ layers, D neurons a layer.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simu.report.collect import Run
-from simu.report.groups import Estimate, Group, neurons, show
+from simu.report.groups import Estimate, Group, neurons, short, show
 from simu.report.tables import METHODS, by_mask, by_place, counts, file_name, is_lume, mask_rank, nearest_to_preset
 from simu.types import UserError
 
@@ -85,6 +86,7 @@ def draw(groups: Sequence[Group], before: Sequence[Group]) -> list[Picture]:
             *curves("figure2_m", "Figure 2", "attribution.m", m, evaluated, before),
             *curves("figure3_t", "Figure 3", "mask.t", t, evaluated, before),
             *trade_offs(evaluated, before),
+            *weights(evaluated, before),
             *mask_comparisons(evaluated, before),
             *heatmaps(groups),
             *layers(groups),
@@ -118,22 +120,25 @@ def curves(
         original = _original(g, before)
         for ax, panel in zip(axes, panels, strict=False):
             for i, (metric, text) in enumerate(panel.series):
-                _line(ax, i, xs, [p.estimate(metric) for p in line], text)
-                if original and (level := original.estimate(metric)) and metric != "aggregate":
-                    ax.axhline(level.mean, color=COLOURS[i], linestyle=":", linewidth=1, zorder=1)
+                level = original.estimate(metric) if original else None
+                _line(ax, i, _dodged(xs, i, len(panel.series)), [p.estimate(metric) for p in line], text, level)
             ax.set_title(panel.title)
-        _reference_lines(axes[len(panels) - 1], g, groups, original)
+        _controls(axes[len(panels) - 1], g, groups)
+        for ax, panel in zip(axes, panels, strict=False):
+            _fit(ax, "y")
+            if original:
+                _levels(ax, [original.estimate(metric) for metric, _ in panel.series], ax.axhline)
+        axes[0].set_ylabel("score, 0 to 1")
         if len(axes) > len(panels):
-            percent = [Estimate(mean=100 * s.mean) for s in shares if s]
-            _line(axes[-1], 6, xs, percent, "critical neurons")
-            axes[-1].set(title="MLP neurons that train", ylabel="% of all", ylim=(0, None))
+            _line(axes[-1], 6, xs, [s and _percent(s) for s in shares], "critical neurons")
+            axes[-1].set(title="MLP neurons that train", ylabel="% of all", ylim=(-3, 103))
         for ax in axes:
             ticks = xs if len(xs) <= 6 else xs[::2]
             ax.set_xticks(ticks, map(show, ticks))
             ax.set_xlabel(label)
             _legend(ax)
-        caption = f"{number}: {g.method}, mask {g.mask}, over {key}. Dotted: before unlearning."
-        yield _titled(name, figure, g, f"{g.method}, mask {g.mask}", _evidence(line), caption)
+        caption = f"{number}: {g.method}, mask {g.mask}, over {key}.{BEFORE if original else ''}"
+        yield _titled(name, figure, g, f"{g.method}, mask {g.mask}, over {short(key)}", _evidence(line), caption)
 
 
 def swept(key: str, groups: Iterable[Group]) -> list[list[Group]]:
@@ -154,15 +159,13 @@ def _longest(lines: list[list[Group]]) -> list[list[Group]]:
     return [best[key] for key in sorted(best)]
 
 
-def _reference_lines(ax: Axes, g: Group, groups: Sequence[Group], original: Group | None) -> None:
-    """Controls beside a curve's aggregate: no MLP neuron, random neurons, and the model before unlearning."""
+def _controls(ax: Axes, g: Group, groups: Sequence[Group]) -> None:
+    """Controls beside a curve's aggregate: no MLP neuron, random neurons."""
     nearest = by_mask([o for o in groups if (o.model, o.place, o.method) == (g.model, g.place, g.method)])
-    shown = [(f"mask {mask}", nearest[mask], style) for mask, style in (("none", "--"), ("random", "-."))
-             if mask in nearest and mask != g.mask]  # fmt: skip
-    shown += [("before unlearning", original, ":")] if original else []
-    for label, control, style in shown:
-        if level := control.estimate("aggregate"):
-            ax.axhline(level.mean, color="#555555", linestyle=style, linewidth=1, label=label, zorder=1)
+    for mask, style in (("none", "--"), ("random", "-.")):
+        level = nearest[mask].estimate("aggregate") if mask in nearest and mask != g.mask else None
+        if level:
+            ax.axhline(level.mean, color="#555555", linestyle=style, linewidth=1, label=f"mask {mask}", zorder=1)
 
 
 # --- figure 4: what forgetting costs ---------------------------------------------------------------------------------
@@ -175,54 +178,75 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
         (x, name_x), (y, name_y) = (panel.series[0] for panel in _panels(g)[:2])
         if len(same) < 2 or not any(p.estimate(x) and p.estimate(y) for p in same):
             continue
+        from matplotlib.lines import Line2D
+
         figure, (ax,) = _canvas(1, width=5.6, height=4.2)
         kinds = list(dict.fromkeys((p.method, p.mask) for p in sorted(same, key=_rank)))
         large = {id(p) for kind in kinds for p in _nearest([q for q in same if (q.method, q.mask) == kind])}
         for p in sorted(same, key=lambda p: id(p) in large):
-            i, main = kinds.index((p.method, p.mask)), id(p) in large
-            _point(ax, i, p.estimate(x), p.estimate(y), f"{p.method} · {p.mask}" if main else None, main)
-        lines = sorted(swept("objective.retain_weight", same), key=len)
-        for line in {(line[0].method, line[0].mask): line for line in lines if len(line) > 2}.values():
-            _weights(ax, kinds.index((line[0].method, line[0].mask)), line, x, y)
-        if original := _original(g, before):
-            _point(ax, 6, original.estimate(x), original.estimate(y), "before unlearning", True, "X")
+            _point(ax, kinds.index((p.method, p.mask)), p.estimate(x), p.estimate(y), id(p) in large)
+        _fit(ax, "x")
+        _fit(ax, "y")
+        handles = [Line2D([], [], linestyle="", color=POINTS[i % len(POINTS)], marker=MARKERS[i % len(MARKERS)],
+                          markersize=7, label=f"{method} · {mask}")
+                   for i, (method, mask) in enumerate(kinds)]  # fmt: skip
+        original = _original(g, before)
+        levels = [original.estimate(metric) for metric in (x, y)] if original else []
+        if len(levels) == 2 and levels[0] and levels[1]:
+            at = levels[0].mean, levels[1].mean
+            ax.plot(*at, "X", color="#222222", markersize=8, scalex=False, scaley=False)
+            said = f"before unlearning ({at[0]:.2f}, {at[1]:.2f})"
+            handles.append(Line2D([], [], linestyle="", color="#222222", marker="X", markersize=7, label=said))
         ax.set(xlabel=f"{name_x}: lower is better", ylabel=f"{name_y}: higher is better")
-        handles, labels = ax.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda k: _legend_rank(labels[k], kinds))
-        ax.legend([handles[k] for k in order], [labels[k] for k in order], loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5))
         caption = (
-            "Figure 4: retained against forgotten. Large: each method and mask nearest to its "
-            "preset; small: its other settings; joined: over λ, the weight of the retain side."
+            "Figure 4: retained against forgotten; the best corner is at the top left. The model before unlearning may "
+            "be off the scale."
         )
-        yield _titled("figure4_tradeoff", figure, g, "retained against forgotten", _evidence(same), caption)
+        note = f"Large: nearest to the preset; small: other settings. {_evidence(same)}"
+        yield _titled("figure4_tradeoff", figure, g, "retained against forgotten", note, caption)
 
 
-def _point(
-    ax: Axes, i: int, x: Estimate | None, y: Estimate | None, label: str | None, main: bool, m: str = ""
-) -> None:
+def _point(ax: Axes, i: int, x: Estimate | None, y: Estimate | None, main: bool) -> None:
     if x is None or y is None:
         return
-    colour, marker = ("#222222", m) if m else (POINTS[i % len(POINTS)], MARKERS[i % len(MARKERS)])
-    if not main:
-        ax.plot(x.mean, y.mean, marker, color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
-        return
-    ax.errorbar(x.mean, y.mean, xerr=_arms([x]), yerr=_arms([y]), fmt=marker, color=colour, markersize=8, label=label,
-                elinewidth=1, capsize=2, markeredgecolor="white", zorder=3)  # fmt: skip
+    colour, marker = POINTS[i % len(POINTS)], MARKERS[i % len(MARKERS)]
+    if main:
+        ax.errorbar(x.mean, y.mean, xerr=_arms([x]), yerr=_arms([y]), fmt=marker, color=colour, markersize=8,
+                    elinewidth=1, capsize=2, markeredgecolor="white", zorder=3)  # fmt: skip
+    else:
+        ax.plot(x.mean, y.mean, marker, color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
 
 
-def _weights(ax: Axes, i: int, line: Sequence[Group], x: str, y: str) -> None:
-    """Join the points of one config over λ, each with its λ."""
-    points = [(a.mean, b.mean) for p in line if (a := p.estimate(x)) and (b := p.estimate(y))]
-    colour = POINTS[i % len(POINTS)]
-    ax.plot(*zip(*points, strict=True), color=colour, linewidth=1, alpha=0.6, zorder=1)
-    for at, p in zip(points, line, strict=True):
-        weight = show(p.settings["objective.retain_weight"])
-        ax.annotate(f"λ={weight}", at, xytext=(4, 4), color=colour, fontsize=7, textcoords="offset points")
-
-
-def _legend_rank(label: str, kinds: list[tuple[str, str]]) -> int:
-    names = [f"{method} · {mask}" for method, mask in kinds]
-    return names.index(label) if label in names else len(names)
+def weights(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Picture]:
+    """Forgotten, retained and aggregate over λ, a line for each method and mask."""
+    key = "objective.retain_weight"
+    for same in by_place(groups):
+        longest = {(line[0].method, line[0].mask): line for line in sorted(swept(key, same), key=len)}
+        lines = sorted((line for line in longest.values() if len(line) > 2), key=lambda line: _rank(line[0]))
+        if not lines:
+            continue
+        figure, axes = _canvas(3)
+        panels = _panels(same[0])
+        original = _original(same[0], before)
+        ticks = sorted({float(str(p.settings[key])) for line in lines for p in line})
+        for ax, panel in zip(axes, panels, strict=True):
+            metric, text = panel.series[0]
+            for i, line in enumerate(lines):
+                xs = [float(str(p.settings[key])) * 1.03 ** (i - (len(lines) - 1) / 2) for p in line]
+                _line(ax, i, xs, [p.estimate(metric) for p in line], f"{line[0].method} · {line[0].mask}")
+            level = original.estimate(metric) if original else None
+            ax.set(title=panel.title, ylabel=f"{text}, 0 to 1", xlabel="λ, weight of the retain side", xscale="log")
+            ax.set_xticks(ticks, map(show, ticks), minor=False)
+            ax.set_xticks([], minor=True)
+            _fit(ax, "y")
+            if level:
+                _levels(ax, [level], ax.axhline, "#222222")
+                ax.plot([], [], ":", color="#222222", linewidth=1, label=f"before unlearning: {level.mean:.2f}")
+            _legend(ax)
+        shown = [p for line in lines for p in line]
+        caption = "Figure 4, λ: what is forgotten and retained over the weight of the retain side."
+        yield _titled("figure4_lambda", figure, same[0], "forgetting and utility over λ", _evidence(shown), caption)
 
 
 # --- figure 5: masks -------------------------------------------------------------------------------------------------
@@ -243,18 +267,21 @@ def mask_comparisons(groups: Sequence[Group], before: Sequence[Group]) -> Iterat
                 for i, (metric, text) in enumerate(panel.series):
                     offset = 0.18 * (i - (len(panel.series) - 1) / 2)
                     points = [(row + offset, e) for row, p in enumerate(shown) if (e := p.estimate(metric))]
+                    level = original.estimate(metric) if original else None
                     ax.errorbar([e.mean for _, e in points], [at for at, _ in points],
                                 xerr=_arms([e for _, e in points]), fmt=MARKERS[i], color=COLOURS[i], markersize=5,
-                                elinewidth=1, capsize=2, label=text)  # fmt: skip
-                    if original and (level := original.estimate(metric)):
-                        ax.axvline(level.mean, color=COLOURS[i], linestyle=":", linewidth=1, zorder=1)
-                ax.set(title=panel.title, yticks=range(len(shown)), ylim=(len(shown) - 0.5, -0.5))
+                                elinewidth=1, capsize=2, label=_said(text, level))  # fmt: skip
+                _fit(ax, "x")
+                if original:
+                    _levels(ax, [original.estimate(metric) for metric, _ in panel.series], ax.axvline)
+                ax.set(title=panel.title, yticks=range(len(shown)), ylim=(len(shown) - 0.5, -0.5),
+                       xlabel="score, 0 to 1")  # fmt: skip
                 ax.set_yticklabels([_mask_label(p) for p in shown] if ax is axes[0] else [])
                 ax.grid(visible=False, axis="y")
                 _legend(ax)
             caption = (
                 f"Figure 5: kinds of mask under {method}, {g.model} on {g.place}; in brackets the share of MLP neurons "
-                "that train. Dotted: before unlearning."
+                f"that train.{BEFORE if original else ''}"
             )
             suffix = "" if method == "simu" else f"_{method}"
             yield _titled("figure5_masks", figure, g, f"{method} by mask", _evidence(shown), caption, suffix)
@@ -377,18 +404,25 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
         if not shown:
             continue
         figure, axes = _canvas(len(wanted))
+        window = max(1, max(len(log) for _, log in shown) // 20)
         for ax, (key, title) in zip(axes, wanted, strict=True):
             for i, (g, log) in enumerate(shown):
                 points = [(line["step"], line[key]) for line in log if isinstance(line.get(key), int | float)]
                 if points:
-                    ax.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], linewidth=1.4,
-                            linestyle=("-", "--", "-.", ":")[i % 4], label=f"{g.method} · {g.mask}")  # fmt: skip
+                    colour, style = COLOURS[i % len(COLOURS)], ("-", "--", "-.", ":")[i % 4]
+                    steps, values = np.array(points, dtype=float).T
+                    ax.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+                    ax.plot(steps, _smooth(values, window), color=colour, linestyle=style, linewidth=1.6,
+                            label=f"{g.method} · {g.mask}")  # fmt: skip
             ax.set(title=title, xlabel="step")
-            _legend(ax)
+        axes[0].set_ylabel("loss")
+        axes[-1].set_ylabel("share of coordinates, 0 to 1")
+        _legend(axes[0])
         g = same[0]
         caption = (
             f"Training: {g.model} on {g.place}, each method's config nearest to its preset. Clipped: share of "
-            "coordinates whose second-order step is cut to ±1."
+            "coordinates whose second-order step is cut to ±1 (first-order methods have none). Thin: every step; "
+            f"thick: mean of {window} steps."
         )
         yield _titled(
             "training", figure, g, "losses by step", "One run each (its first seed), so no interval.", caption
@@ -406,19 +440,63 @@ def _canvas(columns: int, rows: int = 1, width: float = 0.0, height: float = 3.7
     return figure, list(axes.flat)
 
 
-def _line(ax: Axes, i: int, xs: list[float], values: Sequence[Estimate | None], label: str) -> None:
+BEFORE = " In brackets, and dotted where it is on the scale: before unlearning."
+SPAN = 0.1  # least width of a scale, so that noise does not look like an effect
+
+
+def _line(ax: Axes, i: int, xs: Sequence[float], values: Sequence[Estimate | None], label: str,
+          before: Estimate | None = None) -> None:  # fmt: skip
     points = [(x, e) for x, e in zip(xs, values, strict=True) if e is not None]
     if points:
+        i %= len(COLOURS)
         ax.errorbar([x for x, _ in points], [e.mean for _, e in points], yerr=_arms([e for _, e in points]),
                     color=COLOURS[i], marker=MARKERS[i], markersize=5, linewidth=1.5, elinewidth=1, capsize=2,
-                    label=label)  # fmt: skip
+                    label=_said(label, before), clip_on=False)  # fmt: skip
+
+
+def _said(label: str, before: Estimate | None) -> str:
+    return f"{label} (before: {before.mean:.2f})" if before else label
+
+
+def _dodged(xs: Sequence[float], i: int, n: int) -> list[float]:
+    """Series beside one another, so that points of the same height stay visible."""
+    gap = min(b - a for a, b in pairwise(xs))
+    return [x + 0.1 * gap * (i - (n - 1) / 2) for x in xs]
 
 
 def _arms(estimates: Sequence[Estimate]) -> Any:
-    """Lengths of error bars [2, n], 0 where there is no interval."""
-    pairs = [(e.mean - (e.mean if e.low is None else e.low), (e.mean if e.high is None else e.high) - e.mean)
-             for e in estimates]  # fmt: skip
+    """Lengths of error bars [2, n], 0 where there is no interval; cut at 0 and 1 where the figure lies between them."""
+    pairs = []
+    for e in estimates:
+        low, high = (e.mean if end is None else end for end in (e.low, e.high))
+        if 0 <= e.mean <= 1:
+            low, high = max(low, 0.0), min(high, 1.0)
+        pairs.append((e.mean - low, high - e.mean))
     return np.clip(np.array(pairs).T, 0, None)
+
+
+def _percent(e: Estimate) -> Estimate:
+    return Estimate(mean=100 * e.mean, low=e.low and max(0.0, 100 * e.low), high=e.high and min(100.0, 100 * e.high))
+
+
+def _fit(ax: Axes, axis: Literal["x", "y"]) -> None:
+    """Fix a scale to what is drawn so far, SPAN wide at least."""
+    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    more = max(0.0, SPAN - (high - low)) / 2
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(low - more, high + more)
+
+
+def _levels(ax: Axes, levels: Sequence[Estimate | None], draw: Callable[..., Any], colour: str = "") -> None:
+    """Dotted lines before unlearning; the scale stays, so a line may be off it."""
+    for i, level in enumerate(levels):
+        if level:
+            draw(level.mean, color=colour or COLOURS[i], linestyle=":", linewidth=1, zorder=1)
+
+
+def _smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Mean over up to `window` steps around each."""
+    kernel = np.ones(min(window, len(values)))
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
 
 def _legend(ax: Axes) -> None:
@@ -446,12 +524,17 @@ def _titled(name: str, figure: Figure, g: Group, what: str, note: str, caption: 
 
 
 def _evidence(groups: Sequence[Group]) -> str:
-    """'2 seeds a point; error bars: 95 % intervals over seeds, else …; rows: forget 40, …'."""
+    """'2 seeds a point; n: forget 40, …; bars: 95 % intervals over seeds (Student t), cut at 0 and 1.'"""
     seeds = sorted({g.seeds for g in groups})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
     noun = "seed" if seeds == [1] else "seeds"
     rows = " or ".join(dict.fromkeys(counts(g) for g in groups))
-    return f"{many} {noun} a point, n: {rows}; bars: 95 % intervals, over seeds where several ran, else over rows."
+    over_rows, over_seeds = "over rows (bootstrap)", "over seeds (Student t), cut at 0 and 1"
+    if seeds[0] > 1:
+        bars = over_seeds
+    else:
+        bars = over_rows if seeds == [1] else f"{over_seeds}, where several ran, else {over_rows}"
+    return f"{many} {noun} a point; n: {rows}; bars: 95 % intervals {bars}."
 
 
 def _panels(g: Group) -> tuple[Panel, ...]:

@@ -76,9 +76,9 @@ class Group:
         """False where every run stopped before its evaluation on purpose."""
         return any(run.metrics for run in self.runs)
 
-    def differs(self) -> str:
-        """'t=0.3, lr=1e-05': the settings that tell this group from its neighbours."""
-        return ", ".join(f"{short(key)}={show(self.settings.get(key))}" for key in self.varying)
+    def differs(self, most: int | None = None) -> str:
+        """'t=0.3, lr=1e-05': the settings that tell this group from its neighbours, `most` of them."""
+        return ", ".join(f"{short(key)}={show(self.settings.get(key))}" for key in self.varying[:most])
 
     def label(self) -> str:
         """'simu · dual (t=0.3)'."""
@@ -140,9 +140,8 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float]:
 def neurons(run: Run) -> tuple[int, int] | None:
     """(selected, total) MLP neurons that a run trained; None where it recorded none."""
     mask = run.provenance.get("mask")
-    if not isinstance(mask, Mapping) or not mask.get("total"):
-        return None
-    return int(mask.get("selected") or 0), int(mask["total"])
+    selected, total = (mask.get(n) for n in ("selected", "total")) if isinstance(mask, Mapping) else (None, None)
+    return (selected, total) if isinstance(selected, int) and isinstance(total, int) and total else None
 
 
 def rows_scored(metrics: Mapping[str, float], name: str) -> int | None:
@@ -165,7 +164,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
     found: dict[str, dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: not run.metrics):
         found.setdefault(_key(run.settings()), {}).setdefault(run.seed, run)
-    members = [tuple(seeds.values()) for seeds in found.values()]
+    members = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in found.values()]
     places = _places(itertools.chain(*members))
     groups = [
         Group(runs=same, settings=same[0].settings(), place=places[_key(_before_unlearning(same[0]))])
@@ -179,12 +178,12 @@ def originals(runs: Iterable[Run]) -> list[Group]:
     runs = list(runs)
     places = _places(runs)
     found: dict[str, dict[int, Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: -len(run.metrics)):  # retain_reference gives a run more metrics
         if any(name.startswith(PREFIX) for name in run.metrics):
             found.setdefault(_key(_before_unlearning(run)), {}).setdefault(run.seed, run)
     return [
-        Group(runs=tuple(seeds.values()), settings=_before_unlearning(next(iter(seeds.values()))), place=places[key],
-              original=True)
+        Group(runs=tuple(seeds[seed] for seed in sorted(seeds)), place=places[key], original=True,
+              settings=_before_unlearning(next(iter(seeds.values()))))
         for key, seeds in found.items()
     ]  # fmt: skip
 
@@ -228,7 +227,7 @@ def _places(runs: Iterable[Run]) -> dict[str, str]:
         names = dict.fromkeys(name for settings in benches.values() for name in settings)
         apart = [name for name in names if len({repr(s.get(name)) for s in benches.values()}) > 1]
         apart.sort(key=lambda name: (name.endswith("_target_"), not name.startswith("data.")))
-        for number, (key, settings) in enumerate(benches.items(), 1):
+        for number, (key, settings) in enumerate(sorted(benches.items()), 1):
             said = [f"{name.rsplit('.', 1)[-1]}={show(settings.get(name))}" for name in apart[:SAID]]
             said += [f"… #{number}"] if len(apart) > SAID else []
             places[key] = f"{data} ({', '.join(said)})" if said else data
@@ -236,7 +235,8 @@ def _places(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def _before_unlearning(run: Run) -> dict[str, object]:
-    return {k: v for k, v in run.settings().items() if k.split(".", 1)[0] in ("model", "data", "evaluator")}
+    slots = ("model", "data", "evaluator", "precision")
+    return {k: v for k, v in run.settings().items() if k.split(".", 1)[0] in slots}
 
 
 def _key(settings: Mapping[str, object]) -> str:

@@ -16,24 +16,33 @@ CSS = """
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#fff;margin:0}
 header,main,footer{max-width:1500px;margin:0 auto;padding:0 24px}
-header{padding-top:28px}h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 10px}
+header{padding-top:28px}h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 10px;overflow-wrap:anywhere}
 header p{margin:4px 0;color:var(--soft)}
-nav{position:sticky;top:0;background:#fff;border-bottom:1px solid var(--line);z-index:2}
-nav div{max-width:1500px;margin:0 auto;padding:8px 24px;display:flex;flex-wrap:wrap;gap:4px 16px}
+nav{position:sticky;top:0;background:#fff;border-bottom:1px solid var(--line);z-index:3}
+nav div{max-width:1500px;margin:0 auto;padding:8px 24px;display:flex;gap:4px 16px;overflow-x:auto}
 nav a{color:var(--paper);text-decoration:none;white-space:nowrap;font-size:13px}nav a:hover{text-decoration:underline}
-section{margin:34px 0;scroll-margin-top:64px}.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px}
-table{border-collapse:collapse;font-size:13px;width:100%}th,td{padding:5px 9px;text-align:left;vertical-align:top}
+section{margin:34px 0;scroll-margin-top:52px}
+.scroll{overflow-x:auto;width:fit-content;max-width:100%;border:1px solid var(--line);border-radius:6px}
+table{border-collapse:collapse;font-size:13px}
+th,td{padding:5px 9px;text-align:left;vertical-align:top}
 th{background:var(--band);font-weight:600;white-space:nowrap;border-bottom:1px solid var(--line)}
 th.span{text-align:center;border-left:1px solid var(--line);border-right:1px solid var(--line)}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td small{display:block;color:var(--soft);font-size:11px}tr.ours{border-top:1px solid var(--line)}
 tr.paper td{color:var(--paper)}tr.difference td{color:var(--gap)}td{white-space:nowrap}
-td.long{white-space:normal;min-width:16em}
+td.long{white-space:normal;min-width:11em;max-width:30em;overflow-wrap:anywhere}
+td:first-child,tr:last-child>th:first-child{position:sticky;left:0;z-index:1}td:first-child{background:#fff}
 ul.notes{color:var(--soft);font-size:13px;margin:8px 0 0;padding-left:18px}
 figure{margin:0}figure img{max-width:100%;height:auto;border:1px solid var(--line);border-radius:6px;padding:10px}
-figcaption{color:var(--soft);font-size:13px;margin-top:6px}
+figcaption{color:var(--soft);font-size:13px;margin-top:6px;max-width:75em}
 summary{cursor:pointer;color:var(--paper);margin:8px 0}footer{color:var(--soft);font-size:13px;padding-bottom:40px}
+@media(max-width:700px){header,main,footer,nav div{padding-left:12px;padding-right:12px}h1{font-size:22px}
+td:first-child{max-width:9em;white-space:normal;overflow-wrap:break-word}figure img{padding:2px}
+.texts thead{display:none}.texts tr,.texts td{display:block;position:static;max-width:none;white-space:normal}
+.texts td{padding:2px 9px}.texts td::before{content:attr(data-label) ": ";font-weight:600;color:var(--soft)}
+.texts tr{padding:6px 0}}
 """
+FOLD = 12  # lines of a record that are shown without a click
 
 
 def page(
@@ -44,13 +53,12 @@ def page(
     folded: Sequence[Table] = (),
 ) -> str:
     """The page as text. `pictures`: (name, title, caption, PNG file), inlined; `folded`: tables behind a click."""
+    records = [t for t in (*folded, provenance(runs), left_out(skipped)) if t.rows]
     links = [(t.name, t.title) for t in tables] + [(name, title) for name, title, _, _ in pictures]
-    links += [(t.name, t.title) for t in folded] + [("provenance", "Provenance")]
-    nav = "".join(f'<a href="#{name}">{html.escape(text)}</a>' for name, text in links)
-    parts = [*map(render.hypertext, tables), *(_picture(*picture) for picture in pictures)]
-    parts += [f"<details><summary>{html.escape(t.title)}: {len(t.rows)} lines</summary>{render.hypertext(t)}</details>"
-              for t in folded]  # fmt: skip
-    parts += [render.hypertext(table) for table in (provenance(runs), left_out(skipped)) if table.rows]
+    links += [(t.name, t.title) for t in records]
+    nav = "".join(f'<a href="#{name}" title="{html.escape(text)}">{html.escape(_brief(text))}</a>'
+                  for name, text in links)  # fmt: skip
+    parts = [*map(render.hypertext, tables), *(_picture(*picture) for picture in pictures), *map(_record, records)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
@@ -90,11 +98,26 @@ def left_out(skipped: Sequence[Skipped]) -> Table:
     return Table(name="skipped", title="Left out", columns=columns, rows=rows)
 
 
+def _brief(title: str) -> str:
+    """'Table 1: question answering (TOFU)' → 'Table 1', 'Figure 4: tiny on mini: …' → 'Figure 4, tiny on mini'."""
+    number, _, rest = title.partition(":")
+    where = rest.split(":")[0].strip() if ":" in rest else rest.partition(", ")[2] if " on " in rest else ""
+    return f"{number}, {where}" if where else number
+
+
+def _record(table: Table) -> str:
+    if len(table.rows) <= FOLD:
+        return render.hypertext(table)
+    head = f"{html.escape(table.title)}: {len(table.rows)} lines"
+    return f"<details><summary>{head}</summary>{render.hypertext(table)}</details>"
+
+
 def _picture(name: str, title: str, caption: str, file: Path) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    text = html.escape(caption)
+    png = file.read_bytes()
+    data, text = base64.b64encode(png).decode(), html.escape(caption)
+    width = int.from_bytes(png[16:20], "big") // 2  # of the header IHDR; drawn at twice the density of a screen
     return (
         f'<section id="{name}"><h2>{html.escape(title)}</h2>'
-        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f'<figure><img alt="{text}" width="{width}" src="data:image/png;base64,{data}">'
         f"<figcaption>{text}</figcaption></figure></section>"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def sample_tables(groups: Sequence[Group], per_split: int = 3, seed: int = 0) ->
                 f"Table {number}: generations, {model} on {place}",
             )
             tables.append(_table(name, title, answers, per_split, seed))
-    return tables
+    return [table for table in tables if table.rows]
 
 
 def _table(
@@ -45,11 +46,14 @@ def _table(
         for i in sorted(rng.permutation(len(keys))[:per_split].tolist()):
             row = next(iter(answers.values()))[keys[i]]
             said = [_shorten(by_key[keys[i]]["generated"]) for by_key in answers.values()]
-            rows.append(Row((split, keys[i][1], _shorten(row["prompt"]), _shorten(row["answer"]), *said)))
+            rows.append(
+                Row((split, keys[i][1], *(_shorten(str(row.get(key, ""))) for key in ("prompt", "answer")), *said))
+            )
     columns = tuple(Column(label=label) for label in ("split", "row", "question", "answer", *answers))
     notes = (
         f"{per_split} rows a split of the {len(shared)} that all runs share, drawn with seed {seed}; each method's "
-        f"config nearest to its preset, its first seed; texts cut at {LONGEST} letters.",
+        f"config nearest to its preset, its first seed; texts cut at {LONGEST} letters; a letter that is repeated 10 "
+        "times or more is given with its count.",
     )
     return Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=notes)
 
@@ -63,7 +67,9 @@ def _answers(run: Run) -> dict[tuple[str, str], Mapping[str, Any]]:
 def _before(answers: dict[str, dict[tuple[str, str], Mapping[str, Any]]]) -> dict[str, Any]:
     """What the model said before unlearning, as the first run's rows have it."""
     rows = next(iter(answers.values()), {})
-    said = {key: {**row, "generated": row["original"]} for key, row in rows.items() if row.get("original") is not None}
+    said = {
+        key: {**row, "generated": row["original"]} for key, row in rows.items() if isinstance(row.get("original"), str)
+    }
     return {ORIGINAL: said} if said else {}
 
 
@@ -72,5 +78,6 @@ def _order(g: Group) -> tuple[int, str]:
 
 
 def _shorten(text: str) -> str:
-    flat = " ".join(text.split())
+    """On one line, cut; a run of one letter as the letter and how often: '�…(×97)'."""
+    flat = re.sub(r"(\S)\1{9,}", lambda run: f"{run[1] * 3}…(×{len(run[0])})", " ".join(text.split()))
     return f"{flat[:LONGEST]}…" if len(flat) > LONGEST else flat or "(empty)"

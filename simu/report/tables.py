@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from simu.report import paper
+from simu.report.collect import Run
 from simu.report.groups import Estimate, Group, neurons, over_seeds, show
 
 Cell = str | int | float | Estimate | None
@@ -27,6 +28,8 @@ class Column:
     span: str = ""
     better: Literal["lower", "higher", ""] = ""
     style: Literal["text", "score", "percent", "count"] = "text"
+    signed: bool = False
+    """A difference: +0.0317."""
     main: bool = False
     """Kept where a terminal has no room for every column."""
 
@@ -63,7 +66,7 @@ class Score:
     main: bool = False
 
 
-INTERVALS = "95 % intervals: over seeds (Student t) where several ran, else bootstrap over rows."
+INTERVALS = "95 % intervals: over seeds (Student t, which may pass 0 or 1) where several ran, else bootstrap over rows."
 
 TABLE1 = (
     Score(metric="aggregate", label="Aggregate", span="", better="higher", printed="aggregate", main=True),
@@ -219,7 +222,8 @@ def scores(
     names = {score.printed for score in layout}  # a note starts with the printed column that it is about
     has_printed = any(row.kind == "paper" for row in rows)
     said = [f"Paper, {'; '.join(where)}: {note}." for note, where in odd.items() if note.split(":")[0] in names]
-    remarks = (INTERVALS, *_all_variants(groups), *(notes if has_printed else ()), *said, *_no_printed(groups))
+    remarks = (INTERVALS, *variants(groups), *_chosen(groups), *_fewer(groups, layout), *_commits(groups),
+               *(notes if has_printed else ()), *said, *_no_printed(groups))  # fmt: skip
     return _without_empty(Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=remarks))
 
 
@@ -312,9 +316,8 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
             Column(label="n rows"),
             Column(label="seeds", style="count", main=True),
         )
-        table = Table(
-            name=name, title=title, columns=columns, rows=tuple(rows), notes=(INTERVALS, *_all_variants(chosen))
-        )
+        notes = (INTERVALS, *variants(chosen), *_fewer(chosen, layout), *_commits(chosen))
+        table = Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=notes)
         if rows:
             tables.append(_without_empty(table))
     return tables
@@ -337,22 +340,44 @@ def all_metrics(groups: Iterable[Group]) -> Table:
     return Table(name="metrics", title="Every metric", columns=columns, rows=tuple(rows), notes=(INTERVALS,))
 
 
+FEW = 4
 VARIANTS = {
     "data.forget": "forget", "data.retain_rows": "retain rows", "data.evaluation_rows": "rows a split",
     "data.fold": "fold", "data.mia_set": "MIA documents", "data.seam": "seam",
     "evaluator.compat": "definitions", "evaluator.choice_scorer": "choice scorer", "evaluator.mia_k": "min-k k",
     "evaluator.aggregate_em": "EM in the aggregate", "evaluator.aggregate_mia": "MIA in the aggregate",
+    "evaluator.confidence": "confidence over rows",
 }  # fmt: skip
 
 
-def variants(g: Group) -> str:
+def variants(groups: Iterable[Group]) -> list[str]:
     """Which EM, which attack, which fold: the switches of data and evaluator that a figure depends on."""
-    found = [f"{label} {show(g.settings[key])}" for key, label in VARIANTS.items() if g.settings.get(key) is not None]
-    return f"Ours, {g.model} on {g.place}: {', '.join(found)}." if found else ""
+    found: dict[str, dict[str, None]] = {}
+    for g in groups:
+        said = [f"{name} {show(g.settings[k])}" for k, name in VARIANTS.items() if g.settings.get(k) is not None]
+        if said:
+            found.setdefault(", ".join(said), {})[f"{g.model} on {g.place}"] = None
+    return [f"Ours, {'; '.join(where)}: {said}." for said, where in found.items()]
 
 
-def _all_variants(groups: Iterable[Group]) -> list[str]:
-    return list(dict.fromkeys(filter(None, map(variants, groups))))
+def _chosen(groups: Iterable[Group]) -> list[str]:
+    """Of methods that ran with several settings: which are shown, by the first few settings in which they differed."""
+    said = [f"{g.method} on {g.place}: {g.differs(FEW)}" for g in groups if g.varying]
+    return [f"Of several configs the one nearest to its preset is shown ({'; '.join(said)})."] if said else []
+
+
+def _fewer(groups: Iterable[Group], layout: Sequence[Score]) -> list[str]:
+    """Means that lack a seed: its metric was missing, or no number."""
+    found = [(g, s, e.seeds) for g in groups for s in layout if (e := g.estimate(s.metric)) and e.seeds < g.seeds]
+    return [f"{s.metric} of {g.label()}, {g.model} on {g.place}: over {n} of {g.seeds} seeds, the others have none."
+            for g, s, n in found]  # fmt: skip
+
+
+def _commits(groups: Iterable[Group]) -> list[str]:
+    """Rows whose seeds ran with different code."""
+    mixed = [g for g in groups if len({str(run.provenance.get("git")) for run in g.runs}) > 1]
+    named = ", ".join(dict.fromkeys(f"{g.label()} on {g.place}" for g in mixed))
+    return [f"Seeds of one row ran at different commits (see Provenance): {named}."] if mixed else []
 
 
 def _no_printed(groups: Sequence[Group]) -> list[str]:
@@ -364,7 +389,7 @@ def _no_printed(groups: Sequence[Group]) -> list[str]:
 def _setting(g: Group, key: str) -> Cell:
     """A setting as a number where it is one; the number of forget rows where the table asks for no key."""
     if not key:
-        return g.rows("forget")
+        return None if g.settings.get("data.evaluation_rows") else g.rows("forget")
     value = g.settings.get(key)
     return value if isinstance(value, int | float | str) else None
 
@@ -384,11 +409,17 @@ def _plain(value: float | None) -> Cell:
 
 
 def _distance(g: Group) -> tuple[int, int, int]:
-    """Overridden settings (those with a dot, and options of slots that a method picks), then the mask, then seeds."""
+    """Settings that differ from the preset (those with a dot, and options of slots that a method picks), then the
+    mask, then seeds."""
+    return min(map(_changed, g.runs)), mask_rank(g.mask), -g.seeds
+
+
+def _changed(run: Run) -> int:
+    """Overrides of a run, without those that say what its preset says."""
     slots = ("attribution", "mask", "objective", "optimizer", "selection", "training")
-    keys = [o.lstrip("+~").partition("=")[0] for o in g.first.overrides]
-    changed = [k for k in keys if k.split(".", 1)[0] in slots]
-    return len(changed), mask_rank(g.mask), -g.seeds
+    preset, ours = run.preset(), run.settings()
+    keys = {o.lstrip("+~").partition("=")[0] for o in run.overrides}
+    return sum(k.split(".", 1)[0] in slots and not (k in preset and ours.get(k) == preset[k]) for k in keys)
 
 
 def _order(g: Group) -> tuple[object, ...]:
@@ -397,11 +428,31 @@ def _order(g: Group) -> tuple[object, ...]:
     return g.place, g.model, known, g.method, g.mask, numbers
 
 
+def compact(table: Table) -> Table:
+    """Labels that are the same in every row (data, model, n rows, seeds) said once, above the other notes."""
+    ours = [row.cells for row in table.rows if row.kind == "ours"]
+    labels = [i for i, c in enumerate(table.columns) if c.label in REPEATED and len({row[i] for row in ours}) == 1]
+    if len(ours) < 2 or not labels:
+        return table
+    if len(ours) < len(table.rows) or any(row[i] not in ("", "ours") for row in ours[:1] for i in labels
+                                          if not table.columns[i].label):  # fmt: skip
+        labels = [i for i in labels if table.columns[i].label]  # ours, paper and difference; or a verdict
+    said = [f"{table.columns[i].label} {ours[0][i]}" for i in labels if table.columns[i].label]
+    kept = [i for i, _ in enumerate(table.columns) if i not in labels]
+    return with_columns(table, kept, (f"Every row: {'; '.join(said)}.", *table.notes) if said else table.notes)
+
+
+REPEATED = ("", "data", "model", "n rows", "seeds")
+
+
+def with_columns(table: Table, kept: Sequence[int], notes: tuple[str, ...]) -> Table:
+    return Table(
+        name=table.name, title=table.title, notes=notes, columns=tuple(table.columns[i] for i in kept),
+        rows=tuple(Row(tuple(row.cells[i] for i in kept), row.kind) for row in table.rows),
+    )  # fmt: skip
+
+
 def _without_empty(table: Table) -> Table:
     """Drop columns in which no row has anything to say."""
     kept = [i for i, _ in enumerate(table.columns) if any(row.cells[i] not in (None, "") for row in table.rows)]
-    return Table(
-        name=table.name, title=table.title, notes=table.notes,
-        columns=tuple(table.columns[i] for i in kept),
-        rows=tuple(Row(tuple(row.cells[i] for i in kept), row.kind) for row in table.rows),
-    )  # fmt: skip
+    return with_columns(table, kept, table.notes)
