@@ -13,7 +13,7 @@ from rich.console import Console
 
 from simu.progress import track
 from simu.report import best, compare, figures, render, samples, tables
-from simu.report.collect import SAME, Run, Skipped, collect
+from simu.report.collect import SAME, NothingFinished, Run, Skipped, collect
 from simu.report.groups import group, originals
 from simu.report.page import page
 from simu.report.tables import Table
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         PARSERS[command](words[1:] if command else words)
     except UserError as error:
+        if isinstance(error, NothingFinished) and len(error.skipped) > 1:
+            say_skipped(error.skipped)
         print(f"simu.report: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # … | head
@@ -75,11 +77,10 @@ def report(words: Sequence[str]) -> None:
     pictures = [] if options.no_figures else figures.draw(groups, before)
     if not options.quiet:
         show([t for t in main_tables if not repeats(t, main_tables)], LONGEST)
-    skipped += damaged(runs)
-    say_skipped(skipped)
-    write(options.out, main_tables, every, runs, skipped, pictures)
-    unusable = len({s.path for s in skipped} - {run.path for run in runs})
-    print(f"{len(runs)} runs, {unusable} left out → {options.out / 'index.html'}")
+    unusable = [*skipped, *damaged(runs)]
+    say_skipped(unusable)
+    write(options.out, main_tables, every, runs, unusable, pictures)
+    print(f"{len(runs)} runs, {len(skipped)} left out → {options.out / 'index.html'}")
 
 
 def compare_two(words: Sequence[str]) -> None:
@@ -112,10 +113,12 @@ def best_of(words: Sequence[str]) -> None:
     runs, skipped = collect(options.paths)
     say_skipped([*skipped, *damaged(runs)])
     groups = group(runs)
-    if known := {metric for g in groups for metric in g.metrics()}:
-        for name in (options.metric, *(c.metric for c in asked)):
-            if name not in known:
-                raise UserError(f"{name}: no run has this metric; allowed are {', '.join(sorted(known))}")
+    known = {metric for g in groups for metric in g.metrics()}
+    if not known:
+        raise UserError(f"no run under {', '.join(map(str, options.paths))} was evaluated; allowed are evaluated runs")
+    for name in (options.metric, *(c.metric for c in asked)):
+        if name not in known:
+            raise UserError(f"{name}: no run has this metric; allowed are {', '.join(sorted(known))}")
     lines: list[str] = []
     for candidates in best.candidates(groups):
         limits = asked or [best.default_constraint(candidates[0])]
@@ -159,8 +162,8 @@ def repeats(table: Table, made: Sequence[Table]) -> bool:
 
 
 def damaged(runs: Sequence[Run]) -> list[Skipped]:
-    """Files and metrics of usable runs that could not be read."""
-    return [Skipped(run.path, f"{what} {why}") for run in runs for what, why in run.broken.items()]
+    """Files of usable runs, and metrics in them, that could not be read."""
+    return [Skipped(run.path / file, why) for run in runs for file, why in run.broken.items()]
 
 
 def say_skipped(skipped: Sequence[Skipped]) -> None:

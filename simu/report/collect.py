@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,7 @@ class Run:
     overrides: tuple[str, ...] = ()
     """Of several runs with this config and seed, the fewest that any of them was started with."""
     broken: dict[str, str] = field(default_factory=dict)
-    """What was wanted of this run and could not be read: file, or metric, → why. Filled as the report reads."""
+    """What was wanted of this run and could not be read: file → why. Filled as the report reads."""
 
     @property
     def seed(self) -> int:
@@ -133,10 +133,19 @@ class Skipped:
     reason: str
 
 
+class NothingFinished(UserError):
+    """No usable run is left; `skipped` says why not."""
+
+    def __init__(self, paths: Iterable[Path | str], skipped: Sequence[Skipped]):
+        first = f": {skipped[0].path}: {skipped[0].reason}" if len(skipped) == 1 else ""
+        super().__init__(f"no finished run under {', '.join(map(str, paths))}{first}")
+        self.skipped = skipped
+
+
 def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Skipped]]:
     """Read every run under `paths`. A path without runs and a run that cannot be used are named, the rest is read.
 
-    Raises UserError where no usable run is left.
+    Raises NothingFinished where no usable run is left.
     """
     runs: dict[Path, Run] = {}
     skipped: list[Skipped] = []
@@ -159,8 +168,7 @@ def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Skipped]]:
     kept, replaced = _newest(list(runs.values()))
     skipped += replaced
     if not kept:
-        first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise UserError(f"no finished run under {', '.join(map(str, paths))}{first}")
+        raise NothingFinished(paths, skipped)
     return kept, skipped
 
 
@@ -209,25 +217,26 @@ def read(folder: Path) -> Run | Skipped:
         return Skipped(folder, "half-written: the run was stopped, or is still going")
     if provenance.get("status") != "completed":
         reason = " ".join(str(provenance.get("reason") or "no reason recorded").split())
-        return Skipped(folder, f"{provenance.get('status', 'unknown status')}: {reason}")
+        status = provenance.get("status", "unknown status")
+        return Skipped(folder, "a dry run" if status == "dry run" else f"{status}: {reason}")
     config, raw = (_config(folder / ".hydra" / "config.yaml", resolve) for resolve in (True, False))
     if config is None or raw is None:
-        return Skipped(folder, "half-written: .hydra/config.yaml is missing or not a config")
+        return Skipped(folder, "half-written: .hydra/config.yaml is missing, cannot be read or is no config")
     if not isinstance(config.get("seed") or 0, int):
         return Skipped(folder, f"seed {config['seed']!r} in .hydra/config.yaml; allowed is a whole number")
-    stages = _mapping(provenance, "stages")
+    stages = mapping(provenance, "stages")
     metrics: dict[str, Any] | str = {}
     if any(str(stage).startswith("evaluation") for stage in stages) or os.path.lexists(folder / "metrics.json"):
         metrics = _json_object(folder / "metrics.json")
     if isinstance(metrics, str):
         return Skipped(folder, f"half-written: metrics.json {metrics}")
     numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
-    broken = {f"metrics.json: {k}": f"{v!r} is no number; this metric is left out, the others count"
-              for k, v in metrics.items() if k not in numbers}  # fmt: skip
+    odd = [f"{k} ({v!r})" for k, v in metrics.items() if k not in numbers]
+    broken = {"metrics.json": f"no number for {', '.join(odd)}; the other metrics count"} if odd else {}
     choices = {slot: name for slot, node in config.items() if isinstance(node, Mapping) and (name := _option(node))}
     hydra = _config(folder / ".hydra" / "hydra.yaml", resolve=False) or {}
-    recorded = _mapping(_mapping(hydra, "hydra"), "runtime")
-    choices |= {str(k): str(v) for k, v in _mapping(recorded, "choices").items() if v is not None}
+    recorded = mapping(mapping(hydra, "hydra"), "runtime")
+    choices |= {str(k): str(v) for k, v in mapping(recorded, "choices").items() if v is not None}
     seeded = frozenset(key for key, value in flatten(raw) if isinstance(value, str) and "${seed}" in value)
     return Run(path=folder, config=config, metrics=numbers, provenance=provenance, seeded=seeded, choices=choices,
                overrides=_overrides(folder), broken=broken)  # fmt: skip
@@ -302,7 +311,7 @@ def _overrides(folder: Path) -> tuple[str, ...]:
     return tuple(map(str, listed)) if isinstance(listed, list) else ()
 
 
-def _mapping(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def mapping(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """node[key] where that is a mapping, else nothing."""
     value = node.get(key)
     return value if isinstance(value, Mapping) else {}

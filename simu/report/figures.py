@@ -318,7 +318,7 @@ def heatmaps(groups: Sequence[Group]) -> Iterator[Picture]:
             image = ax.imshow(_bins(mask, signed=False), aspect="auto", cmap="Greys", vmin=0, vmax=1,
                               extent=(0, width, n_layers - 0.5, -0.5))  # fmt: skip
             selected, total = neurons(run) or (int((mask > 0).sum()), mask.size)
-            t = show(run.config["mask"].get("t"))
+            t = show(_threshold(run))
             ax.set_title(f"mask {run.mask.replace('_', ' ')}, t = {t}: {selected:,} of {total:,} neurons "
                          f"({100 * selected / total:.1f} %)")  # fmt: skip
             figure.colorbar(image, ax=ax, pad=0.01, ticks=[0, 1])
@@ -349,7 +349,7 @@ def layers(groups: Sequence[Group]) -> Iterator[Picture]:
             ax.barh(range(n_layers), part, left=left, label=f"{label}: {int(part.sum()):,}", color=colour, hatch=hatch,
                     edgecolor="white", linewidth=0.5, height=0.8)  # fmt: skip
             left += part
-        t = show(run.config["mask"].get("t"))
+        t = show(_threshold(run))
         ax.set(xlabel=f"critical neurons of {width:,} a layer, at t = {t}", ylabel="layer", yticks=_ticks(n_layers),
                ylim=(n_layers - 0.5, -0.5))  # fmt: skip
         ax.grid(visible=False, axis="y")
@@ -364,7 +364,12 @@ def layers(groups: Sequence[Group]) -> Iterator[Picture]:
 
 
 def _both_sides(run: Run) -> bool:
-    return all(run.tensor(SCORES, side) is not None for side in SIDES)
+    return _threshold(run) is not None and all(run.tensor(SCORES, side) is not None for side in SIDES)
+
+
+def _threshold(run: Run) -> float | None:
+    t = run.settings().get("mask.t")
+    return float(t) if isinstance(t, int | float) else None
 
 
 def _critical(run: Run, side: str) -> NDArray[np.bool_]:
@@ -372,7 +377,7 @@ def _critical(run: Run, side: str) -> NDArray[np.bool_]:
     scores = run.tensor(SCORES, side)
     assert scores is not None
     top = scores.max(axis=1, keepdims=True)
-    return (scores > float(run.config["mask"].get("t", 0)) * top) & (top > 0)
+    return (scores > (_threshold(run) or 0.0) * top) & (top > 0)
 
 
 def _bins(values: NDArray[Any], signed: bool) -> NDArray[Any]:
@@ -407,7 +412,8 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
         window = max(1, max(len(log) for _, log in shown) // 20)
         for ax, (key, title) in zip(axes, wanted, strict=True):
             for i, (g, log) in enumerate(shown):
-                points = [(line["step"], line[key]) for line in log if isinstance(line.get(key), int | float)]
+                pairs = [(line["step"], line.get(key)) for line in log]
+                points = [pair for pair in pairs if all(isinstance(value, int | float) for value in pair)]
                 if points:
                     colour, style = COLOURS[i % len(COLOURS)], ("-", "--", "-.", ":")[i % 4]
                     steps, values = np.array(points, dtype=float).T

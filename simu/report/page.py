@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simu.report import render
-from simu.report.collect import Run, Skipped
+from simu.report.collect import Run, Skipped, mapping
 from simu.report.tables import Column, Row, Table
 
 CSS = """
@@ -77,13 +77,15 @@ def provenance(runs: Sequence[Run]) -> Table:
     rows = []
     for run in runs:
         p = run.provenance
-        git, machine = p.get("git") or {}, p.get("machine") or {}
+        git, machine = mapping(p, "git"), mapping(p, "machine")
         commit = f"{str(git.get('commit', '–'))[:10]}{' + changes' if git.get('dirty') else ''}"
-        versions = ", ".join(f"{k} {v}" for k, v in (p.get("versions") or {}).items())
+        versions = ", ".join(f"{k} {v}" for k, v in mapping(p, "versions").items())
+        gpus = machine.get("gpus")
         kind = ", ".join(filter(None, [str(machine.get("processor") or ""), f"{machine.get('cores', '?')} cores",
-                                       *map(str, machine.get("gpus") or [])]))  # fmt: skip
-        stages = (p.get("stages") or {}).values()
-        seconds = sum(float(s.get("seconds") or 0) for s in stages if isinstance(s, dict) and not s.get("cached"))
+                                       *map(str, gpus if isinstance(gpus, list) else [])]))  # fmt: skip
+        stages = mapping(p, "stages").values()
+        spent = [s.get("seconds") for s in stages if isinstance(s, dict) and not s.get("cached")]
+        seconds = sum(s for s in spent if isinstance(s, int | float))
         rows.append(Row((str(run.path), str(p.get("command") or "–"), commit, versions, kind,
                          str(p.get("finished") or "–"), round(seconds))))  # fmt: skip
     columns = tuple(Column(label=h, style="count" if h == "seconds" else "text") for h in heads)

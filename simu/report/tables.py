@@ -265,6 +265,12 @@ def settings(name: str, title: str, layout: dict[str, str], groups: Sequence[Gro
     )
 
 
+SHARES = (
+    "Intervals: 95 %, over seeds (Student t, which may pass 0 or all). Shares are computed from the counts, for the "
+    "paper's rows too."
+)
+
+
 def critical_neurons(groups: Sequence[Group]) -> Table:
     """Table 5: how many MLP neurons train, for each kind of mask; the paper's count is that of the mask `dual`."""
     rows: list[Row] = []
@@ -291,7 +297,7 @@ def critical_neurons(groups: Sequence[Group]) -> Table:
         Column(label="share", style="percent"),
         Column(label="seeds", style="count"),
     )
-    notes = ("Shares are computed from the counts, for the paper's rows too.", *_no_printed(groups))
+    notes = (SHARES, *_no_printed(groups))
     return Table(name="table5", title="Table 5: critical MLP neurons", columns=columns, rows=tuple(rows), notes=notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from simu.report.collect import Run, collect, read
 from simu.report.groups import group, originals, over_seeds, rows_scored
+from simu.report.tables import paper_tables
 from simu.types import UserError
 
 
@@ -59,6 +61,134 @@ def test_no_usable_run_at_all_is_one_clear_error(tmp_path):
         collect([tmp_path / "nowhere"])
 
 
+def test_where_nothing_is_usable_every_reason_is_said(tmp_path, make_run, capsys):
+    from simu.report.__main__ import main
+
+    (make_run(tmp_path / "cut") / "metrics.json").write_text("{")
+    assert main([str(tmp_path), str(tmp_path / "missing"), "--quiet"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "cut: half-written: metrics.json is not whole JSON" in lines[0]
+    assert lines[1].endswith("missing: no such folder")
+    assert lines[2].startswith("simu.report: no finished run under")
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path, make_run):
+    make_run(tmp_path / "elsewhere" / "run")
+    (tmp_path / "sweep" / "inner").mkdir(parents=True)
+    (tmp_path / "sweep" / "linked").symlink_to(tmp_path / "elsewhere" / "run")
+    (tmp_path / "sweep" / "again").symlink_to(tmp_path / "elsewhere" / "run")
+    (tmp_path / "sweep" / "inner" / "up").symlink_to(tmp_path / "sweep")
+    (tmp_path / "sweep" / "itself").symlink_to("itself")
+    (tmp_path / "sweep" / "dangling").symlink_to("/nonexistent")
+    runs, skipped = collect([tmp_path / "sweep"])
+    assert [run.path.name for run in runs] == ["again"]
+    assert skipped == []
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, make_run, monkeypatch):
+    make_run(tmp_path / "good")
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    listdir = os.listdir
+
+    def denied(path):
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", denied)  # a test may run as root, who reads everything
+    runs, skipped = collect([tmp_path])
+    assert len(runs) == 1
+    assert [(s.path, s.reason) for s in skipped] == [(locked, "cannot be listed: Permission denied")]
+
+
+def test_metrics_that_are_no_numbers_are_named_and_the_others_count(tmp_path, make_run):
+    for seed, value in enumerate((0.2, 0.4, float("nan"))):
+        folder = make_run(tmp_path / str(seed), seed=seed)
+        metrics = json.loads((folder / "metrics.json").read_text()) | {"aggregate": value}
+        (folder / "metrics.json").write_text(json.dumps(metrics))  # NaN, as Python writes it
+    (g,) = group(collect([tmp_path])[0])
+    assert [run.broken for run in g.runs] == [
+        {}, {}, {"metrics.json": "no number for aggregate (nan); the other metrics count"}]  # fmt: skip
+    found, whole = g.estimate("aggregate"), g.estimate("forget/exact_match")
+    assert found is not None
+    assert whole is not None
+    assert (found.mean, found.seeds, whole.seeds, g.seeds) == (pytest.approx(0.3), 2, 3, 3)
+    (table,) = (t for t in paper_tables([g], []) if t.name == "table1")
+    assert any("aggregate of simu" in note and "over 2 of 3 seeds" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(("file", "content", "said"), [
+    ("generations.jsonl", '{"split": "forget", "id": "a"}\n{"split": "for', "line 2 is not JSON"),
+    ("generations.jsonl", "[]\n", "line 1 is no object with split, id"),
+    ("generations.jsonl", "\udcff", "not UTF-8"),
+    ("train_log.jsonl", '{"step": 1}\n{"lr": 1}\n', "line 2 is no object with step"),
+    ("attribution.safetensors", "broken", "cannot be read"),
+])  # fmt: skip
+def test_a_broken_file_of_a_run_is_named_and_the_rest_of_the_report_is_made(
+    tmp_path, make_run, capsys, file, content, said
+):
+    from simu.report.__main__ import main
+
+    run = make_run(tmp_path / "run")
+    (run / file).write_bytes(content.encode(errors="surrogateescape"))
+    assert main([str(run), "--quiet", "--out", str(tmp_path / "out")]) == 0
+    err = capsys.readouterr().err
+    line = next(line for line in err.replace("\r", "\n").splitlines() if "left out" in line)
+    assert line.startswith(f"left out {run / file}: ")
+    assert said in line
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 'id="table1"' in page
+    assert 'id="skipped"' in page
+
+
+@pytest.mark.parametrize("record", [
+    {"git": "x", "machine": [1], "versions": "y", "stages": ["a"], "mask": "z", "finished": 3},
+    {"git": None, "machine": None, "versions": None, "stages": None, "mask": {"total": "a", "selected": []}},
+])  # fmt: skip
+def test_odd_provenance_stops_no_report(tmp_path, make_run, record):
+    from simu.report.__main__ import main
+
+    run = make_run(tmp_path / "run")
+    provenance = json.loads((run / "provenance.json").read_text()) | record
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    assert main([str(run), "--quiet", "--out", str(tmp_path / "out"), "--no-figures"]) == 0
+
+
+def test_settings_of_speed_and_memory_tell_no_two_runs_apart(tmp_path, make_run):
+    for seed, extra in enumerate(("micro_batch_tokens: 1024", "micro_batch_tokens: 64, checkpoint_every: 5")):
+        folder = make_run(tmp_path / str(seed), seed=seed)
+        path = folder / ".hydra" / "config.yaml"
+        path.write_text(path.read_text().replace("epochs: 5,", f"epochs: 5, {extra},"))
+    (g,) = group(collect([tmp_path])[0])
+    assert g.seeds == 2
+
+
+def test_models_of_another_precision_are_not_set_side_by_side(tmp_path, make_run):
+    make_run(tmp_path / "a")
+    other = make_run(tmp_path / "b") / ".hydra" / "config.yaml"
+    other.write_text(other.read_text().replace("weights: float32", "weights: bfloat16"))
+    runs = collect([tmp_path])[0]
+    assert {g.place for g in group(runs)} == {"mini (weights=float32)", "mini (weights=bfloat16)"}
+    assert {g.place for g in originals(runs)} == {g.place for g in group(runs)}
+
+
+def test_of_many_places_the_number_does_not_depend_on_the_order_of_the_runs(tmp_path, make_run):
+    for i, fold in enumerate(("a", "b", "c")):  # four settings differ, more than a place names
+        folder = make_run(tmp_path / str(i))
+        path = folder / ".hydra" / "config.yaml"
+        text = path.read_text().replace("forget: '10', seed: 0", f"forget: '{i}', seed: {i}, fold: {fold}")
+        path.write_text(text.replace("mia_k: 0.2", f"mia_k: 0.{i}"))
+        if i == 0:
+            (folder / "metrics.json").unlink()  # an unevaluated run comes last in group(), not in originals()
+            record = json.loads((folder / "provenance.json").read_text()) | {"stages": {}}
+            (folder / "provenance.json").write_text(json.dumps(record))
+    runs = collect([tmp_path])[0]
+    place = {g.settings["data.forget"]: g.place for g in group(runs)}
+    assert all(g.place == place[g.settings["data.forget"]] for g in originals(runs))
+
+
 def test_seeds_of_one_config_are_one_group_whatever_their_folders_are_called(tmp_path, make_run):
     for seed in range(3):
         make_run(tmp_path / f"{'xyz'[seed]}", seed=seed)
@@ -76,6 +206,18 @@ def test_an_older_run_of_the_same_config_and_seed_does_not_count_twice(tmp_path,
     assert [run.path.name for run in runs] == ["1"]
     assert [s.path.name for s in skipped] == ["2"]
     assert "newer" in skipped[0].reason
+    assert "not the same" not in skipped[0].reason
+
+
+def test_of_three_equal_runs_the_newest_is_named_with_what_differs_and_the_fewest_overrides(tmp_path, make_run):
+    for hour, words in ((3, ("method=simu",)), (5, ("method=simu", "mask=dual")), (4, ("method=simu", "mask.t=0.3"))):
+        make_run(tmp_path / str(hour), overrides=words, finished=f"2025-11-25T0{hour}:00:00+00:00")
+    path = tmp_path / "3" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"aggregate": 0.123}))
+    (run,), skipped = collect([tmp_path])
+    assert (run.path.name, run.overrides) == ("5", ("method=simu",))
+    assert {s.path.name: "not the same" in s.reason for s in skipped} == {"3": True, "4": False}
+    assert all(str(tmp_path / "5") in s.reason for s in skipped)
 
 
 def test_a_run_that_stopped_before_its_evaluation_on_purpose_is_no_error(tmp_path, make_run):
