@@ -70,7 +70,7 @@ def overrides(g: Group, groups: Sequence[Group]) -> str:
 
 def table(groups: Sequence[Group], metric: str, constraints: Sequence[Constraint], won: Group | None) -> Table:
     """Candidates, best first; those that break a constraint last."""
-    keys = varying(groups)
+    keys = [key for key in varying(groups) if key != "mask._target_"]  # the first column says it
     shown = list(dict.fromkeys([metric, *(c.metric for c in constraints)]))
     ranked = sorted(groups, key=lambda g: (not all(c.holds(g) for c in constraints), -_mean(g, metric)))
     rows = []

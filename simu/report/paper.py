@@ -14,7 +14,8 @@ Row = dict[str, Value]
 
 AGGREGATE_NOTE = (
     "The printed aggregate is mean(1−EM_forget, 1−ROUGE_forget, 1−MIA, EM_retain, ROUGE_retain), world facts left out; "
-    "that holds for 7 of the 8 printed rows."
+    "that holds for 7 of the 8 printed rows. No difference is taken from an aggregate of other parts than EM (choice) "
+    "and SOUL's MIA, which evaluator=tofu_soul gives."
 )
 EM_NOTE = (
     "The printed forget/retain EM is read as choice_accuracy (chance 1/6), the printed world-facts EM as "

@@ -208,7 +208,8 @@ def scores(
         found = paper.find(printed, data=g.data, model=g.model, method=g.method)
         if found:
             theirs = [_number(found.get(score.printed)) for score in layout]
-            gaps = [o.mean - p if o and p is not None else None for o, p in zip(ours, theirs, strict=True)]
+            gaps = [o.mean - p if o and p is not None and _comparable(g, s) else None
+                    for s, o, p in zip(layout, ours, theirs, strict=True)]  # fmt: skip
             rows.append(Row((*labels, "paper", *theirs, None, None), "paper"))
             rows.append(Row((*labels, "difference", *gaps, None, None), "difference"))
             if found["note"]:
@@ -225,6 +226,12 @@ def scores(
     remarks = (INTERVALS, *variants(groups), *_chosen(groups), *_fewer(groups, layout), *_commits(groups),
                *(notes if has_printed else ()), *said, *_no_printed(groups))  # fmt: skip
     return _without_empty(Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=remarks))
+
+
+def _comparable(g: Group, score: Score) -> bool:
+    """Whether ours is made as the printed figure is: an aggregate of other parts is no difference from it."""
+    parts = [g.settings.get(f"evaluator.aggregate_{part}") for part in ("em", "mia")]
+    return score.metric != "aggregate" or parts in ([None, None], ["choice_accuracy", "soul_compat"])
 
 
 def counts(g: Group) -> str:
