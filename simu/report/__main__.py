@@ -186,13 +186,16 @@ def write(
     skipped: Sequence[Skipped],
     pictures: Sequence[figures.Picture],
 ) -> None:
-    """tables/NAME.{md,csv,tex}, figures/NAME.{png,pdf}, report.md and index.html."""
+    """tables/NAME.{md,csv,tex}, figures/NAME.{png,pdf}, report.md and index.html. Says where older files stay."""
     write_tables(out / "tables", [*made, every])
     folder = _folder(out / "figures")
     drawn = track(pictures, "figures", len(pictures)) if pictures else ()
     inline = [(p.name, p.title, p.caption, figures.save(p, folder)[0]) for p in drawn]
     _text(out / "report.md", "\n".join(["# Report", "", *map(render.markdown, made)]))
     _text(out / "index.html", page(made, inline, runs, skipped, folded=[every]))
+    names = {t.name for t in (*made, every)} | {p.name for p in pictures}
+    if old := sorted({p.stem for part in ("tables", "figures") for p in (out / part).iterdir()} - names):
+        print(f"left in {out} from an earlier report: {', '.join(old)}", file=sys.stderr)
 
 
 def write_tables(folder: Path, made: Sequence[Table]) -> None:

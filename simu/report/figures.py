@@ -486,10 +486,12 @@ def _percent(e: Estimate) -> Estimate:
 
 
 def _fit(ax: Axes, axis: Literal["x", "y"]) -> None:
-    """Fix a scale to what is drawn so far, SPAN wide at least."""
+    """Fix a scale to what is drawn so far, SPAN wide at least, and not wider below 0 or above 1 for that."""
     low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
-    more = max(0.0, SPAN - (high - low)) / 2
-    (ax.set_xlim if axis == "x" else ax.set_ylim)(low - more, high + more)
+    more = max(0.0, SPAN - (high - low))
+    under = min(more / 2, max(0.0, low + 0.01))
+    over = min(more - under, max(0.0, 1.01 - high))
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(low - (more - over), high + over)
 
 
 def _levels(ax: Axes, levels: Sequence[Estimate | None], draw: Callable[..., Any], colour: str = "") -> None:

@@ -30,7 +30,8 @@ th.span{text-align:center;border-left:1px solid var(--line);border-right:1px sol
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td small{display:block;color:var(--soft);font-size:11px}tr.ours{border-top:1px solid var(--line)}
 tr.paper td{color:var(--paper)}tr.difference td{color:var(--gap)}td{white-space:nowrap}
-td.long{white-space:normal;min-width:11em;max-width:30em;overflow-wrap:anywhere}
+td.long{white-space:normal;max-width:30em;overflow-wrap:break-word}
+.texts td.long{min-width:11em;overflow-wrap:anywhere}
 td:first-child,tr:last-child>th:first-child{position:sticky;left:0;z-index:1}td:first-child{background:#fff}
 ul.notes{color:var(--soft);font-size:13px;margin:8px 0 0;padding-left:18px}
 figure{margin:0}figure img{max-width:100%;height:auto;border:1px solid var(--line);border-radius:6px;padding:10px}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from PIL import Image
 from simu.report import figures
 from simu.report.__main__ import main
 from simu.report.collect import collect
-from simu.report.groups import group, originals
+from simu.report.groups import Estimate, group, originals
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib (extra `plots`)")
 
@@ -115,6 +116,52 @@ def test_critical_neurons_by_layer_follow_the_strict_rule(tmp_path, make_run):
     save_file({"forget": scores}, folder / "attribution.safetensors")
     (run,) = collect([folder])[0]
     assert figures._critical(run, "forget").tolist() == [[True, False, True, False], [False] * 4]
+
+
+def test_what_an_earlier_report_left_is_named(sweeps, tmp_path, capsys):
+    both = [str(sweeps / "mini" / "table1"), "--out", str(tmp_path), "--quiet", "--no-figures"]
+    assert main([str(sweeps / "lume" / "table1"), *both]) == 0
+    assert "earlier" not in capsys.readouterr().err
+    assert main(both) == 0
+    err = capsys.readouterr().err
+    assert "earlier report: runs_lume, table2, table2_tasks, table7_olmo_1b_lume\n" in err
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (0.2, 0.6, (0.2, 0.6)), (0.4, 0.42, (0.36, 0.46)), (0.0, 0.02, (-0.01, 0.09)), (0.99, 1.0, (0.91, 1.01)),
+    (-0.05, 0.0, (-0.05, 0.05)),
+])  # fmt: skip
+def test_a_scale_is_a_tenth_wide_at_least_and_stays_near_nought_to_one(low, high, expected):
+    _, (ax,) = figures._canvas(1)
+    ax.set_ylim(low, high)
+    figures._fit(ax, "y")
+    assert ax.get_ylim() == pytest.approx(expected)
+
+
+def test_bars_end_at_nought_and_one_and_series_stand_side_by_side():
+    e = [Estimate(mean=0.9, low=0.7, high=1.3), Estimate(mean=0.1, low=-0.2, high=0.3), Estimate(mean=0.5)]
+    assert figures._arms(e) == pytest.approx(np.array([[0.2, 0.1, 0.0], [0.1, 0.2, 0.0]]))
+    assert figures._dodged([2, 3, 5], 0, 3) == pytest.approx([1.9, 2.9, 4.9])
+    assert figures._dodged([2, 3, 5], 1, 3) == [2, 3, 5]
+
+
+def test_smoothing_is_the_mean_of_the_steps_around():
+    assert figures._smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3) == pytest.approx([1.5, 3.0, 3.0, 3.0])
+    assert figures._smooth(np.array([1.0, 2.0]), 1) == pytest.approx([1.0, 2.0])
+
+
+def test_the_curve_over_lambda_draws_each_methods_own_numbers(tmp_path, make_run):
+    for method in ("so_graddiff", "simu"):
+        for i, weight in enumerate((0.5, 1.0, 5.0)):
+            make_run(tmp_path / f"{method}{i}", method=method, weight=weight, retain=0.5 + weight / 20)
+    groups = group(collect([tmp_path])[0])
+    (picture,) = figures.weights(groups, [])
+    utility = picture.figure.axes[1]
+    drawn = {c.get_label(): list(c.lines[0].get_ydata()) for c in utility.containers}
+    expected = [json.loads((tmp_path / f"simu{i}" / "metrics.json").read_text())["retain/rouge_l_recall"]
+                for i in range(3)]  # fmt: skip
+    assert drawn["simu · dual"] == pytest.approx(expected)
+    assert len(drawn) == 2
 
 
 def test_without_figures_only_tables_are_written(sweeps, tmp_path, capsys):
