@@ -80,7 +80,7 @@ def report(words: Sequence[str]) -> None:
     unusable = [*skipped, *damaged(runs)]
     say_skipped(unusable)
     write(options.out, main_tables, every, runs, unusable, pictures)
-    print(f"{len(runs)} runs, {len(skipped)} left out → {options.out / 'index.html'}")
+    print(f"{_runs(len(runs))}, {len(skipped)} left out → {options.out / 'index.html'}")
 
 
 def compare_two(words: Sequence[str]) -> None:
@@ -99,8 +99,8 @@ def compare_two(words: Sequence[str]) -> None:
 
 def best_of(words: Sequence[str]) -> None:
     about = (
-        "For each model, data and method: the config with the highest score among those that forget enough, and the "
-        "overrides that run it again."
+        "For each model, data and method: the config with the highest score among those that forget enough, and what "
+        "the search chose for it, as overrides."
     )
     parser = argparse.ArgumentParser("python -m simu.report best", description=about)
     parser.add_argument("paths", nargs="+", metavar="PATHS", type=Path, help="folders of runs")
@@ -175,7 +175,9 @@ def say_skipped(skipped: Sequence[Skipped]) -> None:
     if repeated:
         other = sum("not the same" in one.reason for one in repeated)
         but = f", {other} of them with other metrics (see Left out in index.html)" if other else ""
-        print(f"left out {len(repeated)} runs: {SAME} as a newer run here{but}", file=sys.stderr)
+        print(
+            f"left out {len(repeated)} run{'s'[: len(repeated) - 1]}: {SAME} as a newer run here{but}", file=sys.stderr
+        )
 
 
 def write(
@@ -216,6 +218,10 @@ def _folder(path: Path) -> Path:
 
 def _text(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8")
+
+
+def _runs(n: int) -> str:
+    return "1 run" if n == 1 else f"{n} runs"
 
 
 def _positive(text: str) -> int:

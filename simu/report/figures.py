@@ -30,6 +30,7 @@ POINTS = tuple(colour for colour in COLOURS if colour != "#222222")  # black is 
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "h")
 STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "axes.axisbelow": True,
     "axes.titlesize": 9.5, "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 8,
     "figure.titlesize": 11, "pdf.fonttype": 42, "image.interpolation": "nearest",
 }  # fmt: skip
@@ -315,13 +316,15 @@ def heatmaps(groups: Sequence[Group]) -> Iterator[Picture]:
             ax.set_title(f"attribution to the {side} answers, as a share of the layer's largest")
             figure.colorbar(image, ax=ax, pad=0.01, ticks=[-1, 0, 1])
         for ax, (run, mask) in zip(axes[len(scores) :], masks, strict=True):
-            image = ax.imshow(_bins(mask, signed=False), aspect="auto", cmap="Greys", vmin=0, vmax=1,
+            shares = _bins(mask, signed=False)
+            top = float(shares.max()) or 1.0  # a sparse mask in wide bins is pale else
+            image = ax.imshow(shares, aspect="auto", cmap="Greys", vmin=0, vmax=top,
                               extent=(0, width, n_layers - 0.5, -0.5))  # fmt: skip
             selected, total = neurons(run) or (int((mask > 0).sum()), mask.size)
             t = show(_threshold(run))
             ax.set_title(f"mask {run.mask.replace('_', ' ')}, t = {t}: {selected:,} of {total:,} neurons "
                          f"({100 * selected / total:.1f} %)")  # fmt: skip
-            figure.colorbar(image, ax=ax, pad=0.01, ticks=[0, 1])
+            figure.colorbar(image, ax=ax, pad=0.01, ticks=[0, top], format="%.3g")
         for ax in axes:
             ax.set(ylabel="layer", yticks=_ticks(n_layers))
             ax.grid(visible=False)

@@ -64,8 +64,8 @@ def page(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>SIMU: report over {len(runs)} runs</title><style>{CSS}</style></head><body>"
-        f"<header><h1>Selective influence machine unlearning: report</h1><p>{len(runs)} finished runs, "
-        f"{len(skipped)} left out. Blue rows are printed in arXiv 2510.07822; brown rows are ours minus printed.</p>"
+        f"<header><h1>Selective influence machine unlearning: report</h1><p>Finished runs: {len(runs)}; left out: "
+        f"{len(skipped)}. Blue rows are printed in arXiv 2510.07822; brown rows are ours minus printed.</p>"
         f"</header><nav><div>{nav}</div></nav><main>{''.join(parts)}</main>"
         "<footer>Made by python -m simu.report; the tables lie beside this page as md, csv and tex, the figures as "
         "png and pdf.</footer></body></html>\n"

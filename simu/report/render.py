@@ -159,7 +159,7 @@ def markdown(table: Table) -> str:
     lines = ["| " + " | ".join(heads) + " |"]
     lines.append("|" + "|".join("---" if c.style == "text" else "---:" for c in table.columns) + "|")
     for row in table.rows:
-        cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in text(table, row)]
+        cells = [cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in text(table, row)]
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- {note}" for note in table.notes]
     return "\n".join([f"## {table.title}", "", *lines, "", *notes, ""])
@@ -187,10 +187,11 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A booktabs table* with \\caption and \\label, notes as comments; needs booktabs and graphicx."""
+    """A booktabs table* with \\caption and \\label, notes as comments."""
     table = compact(table)
     spec = "".join("l" if c.style == "text" else "r" for c in table.columns)
-    lines = [f"% {note}" for note in table.notes]
+    lines = ["% \\usepackage{booktabs,graphicx}; generated texts may need XeLaTeX or LuaLaTeX for their letters"]
+    lines += [f"% {note}" for note in table.notes]
     lines += ["\\begin{table*}", "\\centering", f"\\caption{{{_tex(table.title)}}}", f"\\label{{tab:{table.name}}}",
               "\\resizebox{\\textwidth}{!}{%", f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]  # fmt: skip
     if any(c.span for c in table.columns):
