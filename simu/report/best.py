@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from simu.report.groups import Group, show, varying
+from simu.report.groups import Group, short, show, varying
 from simu.report.tables import Column, Row, Table, is_lume
 from simu.types import UserError
 
@@ -80,7 +80,7 @@ def table(groups: Sequence[Group], metric: str, constraints: Sequence[Constraint
             Row((g.mask, *(show(g.settings.get(key)) for key in keys), *map(g.estimate, shown), g.seeds, verdict))
         )
     columns = (
-        Column(label="mask"), *(Column(label=key) for key in keys),
+        Column(label="mask"), *(Column(label=short(key)) for key in keys),
         *(Column(label=name, style="score") for name in shown), Column(label="seeds", style="count"), Column(label=""),
     )  # fmt: skip
     g = groups[0]

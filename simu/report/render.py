@@ -53,7 +53,7 @@ def terminal(table: Table, width: int = 160) -> list[RichTable]:
     if max(sum(row.kind == "ours" for row in rows) for rows in parts) <= 5:
         return [_turned(_part(table, rows, last=rows is parts[-1])) for rows in parts]
     kept = [i for i, c in enumerate(whole.columns) if c.style == "text" or c.main]
-    if len(kept) < len(whole.columns):
+    if any(c.main for c in whole.columns) and len(kept) < len(whole.columns):
         title = f"{table.title} (main columns; all of them are in the files)"
         whole = replace(with_columns(whole, kept, whole.notes), title=title)
     return [_upright(whole)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from simu.report import best, compare
+from simu.report import best, compare, render
 from simu.report.__main__ import main
 from simu.report.collect import collect
 from simu.report.groups import group
@@ -123,6 +125,21 @@ def test_best_prints_the_command_of_each_methods_winner(search, capsys):
     assert out.endswith("python -m simu.run model=tiny data=mini method=simu mask.t=0.5\n"
                         "python -m simu.run model=tiny data=mini method=so_graddiff\n")  # fmt: skip
     assert "breaks the constraint" in out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_comparisons_and_rankings_keep_every_figure_on_a_narrow_terminal(search, width):
+    a, b = (compare.one_run(search / name) for name in "04")
+    (simu,) = (c for c in best.candidates(group(collect([search])[0])) if len(c) > 1)
+    ranking = best.table(simu, "aggregate", [best.parse("forget/rouge_l_recall<=0.3")], simu[0])
+    for table in (compare.paired_table(a, b), compare.whole_table(a, b), ranking):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(*render.terminal(table, width))
+        text = console.export_text()
+        assert max(map(len, text.splitlines())) <= width
+        for row in table.rows:
+            for cell, column in zip(row.cells, table.columns, strict=True):
+                assert column.style != "score" or render.figure(cell, column)[0] in text
 
 
 @pytest.mark.parametrize(("words", "said"), [
