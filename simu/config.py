@@ -200,6 +200,6 @@ def _readable(hint: Any) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """'; did you mean 'x'?' where something near is known, else what is known, as far as a line holds it."""
     names = list(known)
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(sorted(names))}" if len(names) <= 30 else "; `--cfg job` prints every key"

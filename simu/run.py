@@ -21,7 +21,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from simu.config import conf_dir
 from simu.types import UserError
@@ -86,7 +86,9 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file, list(error.options or []))
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _unknown_key(one_line(error), overrides)
+        return _refused(one_line(error), overrides)
+    if str(error).startswith("Config group override must be"):
+        return _bad_group_value(overrides)
     if plugin := re.search(r"Unknown plugin class.*hydra_(joblib|submitit|ray)_launcher", str(error)):
         extra = plugin[1].replace("submitit", "slurm")
         return f'hydra/launcher: the extra `{extra}` is not installed; allowed after pip install -e ".[{extra}]"'
@@ -105,36 +107,58 @@ def _unknown_option(missing: str, options: list[str]) -> str:
     return f"{slot}={value}: no such option{hint}{allowed}" if slot else f"{missing}: no such config{allowed}"
 
 
-def _unknown_key(message: str, overrides: list[str]) -> str:
-    """Hydra's message, with the nearest known key where a key or group is misspelt."""
+def _bad_group_value(overrides: list[str]) -> str | None:
+    """Hydra raises a bare ValueError for `method=null` and the like."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        options = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml")) if key else []
+        if options and value not in options:
+            return f"{override}: allowed is one of {', '.join(options)}"
+        if not key:
+            return f"{override}: allowed is key=value"
+    return None
+
+
+def _refused(message: str, overrides: list[str]) -> str:
+    """Hydra's message; for an unknown key, what the chosen option of its slot knows."""
     from simu.config import nearest
 
-    words = message.replace("'", " ").split()
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        if key in words or f"{key}." in message:
-            return f"{override}: no such key{nearest(key, _known_keys())}"
-    return message
+    message = message.partition(" See https://hydra.cc")[0]
+    if "LexerNoViableAlt" in message or "no viable alternative" in message:
+        return f"{message}; a value with other signs than letters stands in quotes: 'key=\"value\"'"
+    if not (found := re.search(r"Could not override '([^']+)'", message)):
+        return message
+    known, choices = _known(overrides)
+    parent, _, leaf = found[1].rpartition(".")
+    slot = next((s for s in (parent.replace(".", "/"), parent.partition(".")[0]) if choices.get(s)), None)
+    option = f" with {slot}={choices[slot]}" if slot else ""
+    beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent]
+    hint = re.sub("mean '", f"mean '{parent}." if parent else "mean '", nearest(leaf, beside or known))
+    said = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == found[1]), found[1])
+    return f"{said}: no such key{option}{hint}"
 
 
-def _known_keys() -> list[str]:
-    """Every key and group of the default run."""
+def _known(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Every key and group of the run with the options that the command line chooses, and each slot's option."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    chosen = [o for o in overrides if "," not in o and (conf_dir() / o.lstrip("+").partition("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config")
+        config = compose("config", overrides=chosen, return_hydra_config=True)
+    choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
     found: list[str] = []
 
     def walk(node: DictConfig, prefix: str) -> None:
         for key in map(str, node):
             found.append(f"{prefix}{key}")
-            if not OmegaConf.is_missing(node, key) and isinstance(node._get_node(key), DictConfig):
-                walk(node[key], f"{prefix}{key}.")
+            inner = node._get_node(key)
+            if isinstance(inner, DictConfig) and not (inner._is_missing() or inner._is_none()):
+                walk(inner, f"{prefix}{key}.")
 
     walk(config, "")
-    return found
+    return [key for key in found if "_target_" not in key], choices
 
 
 def main() -> None:
