@@ -79,19 +79,25 @@ class RunConfig:
     dry_run: bool
 
     def __post_init__(self) -> None:
-        for stage in self.stages:
-            require(stage in STAGES, "stages", list(self.stages), f"a list of {', '.join(STAGES)}")
+        known = self.stages and set(self.stages) <= set(STAGES)
+        require(bool(known), "stages", list(self.stages), f"a list of {', '.join(STAGES)}")
+        require(bool(self.cache_dir), "cache_dir", self.cache_dir, "a folder")
         require(self.seed >= 0, "seed", self.seed, "a whole number ≥ 0")
-        known = self.device in ("auto", "cpu", "mps") or re.fullmatch(r"cuda(:\d+)?", self.device)
-        require(bool(known), "device", self.device, "auto, cpu, mps, cuda or cuda:N")
+        kind = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
+        require(bool(kind), "device", self.device, "auto, cpu, mps, cuda or cuda:N")
 
     def torch_device(self) -> torch.device:
         """The device to work on; `auto` takes CUDA where there is one."""
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device={self.device}: this machine has no CUDA device; allowed here: auto, cpu")
-        return torch.device(self.device)
+            return torch.device("cuda" if gpus else "cpu")
+        device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= gpus:
+            raise UserError(f"device={self.device}: this machine has {gpus or 'no'} CUDA device{'s' * (gpus > 1)}; "
+                            "allowed here: auto, cpu")  # fmt: skip
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise UserError(f"device={self.device}: this machine has no MPS device; allowed here: auto, cpu")
+        return device
 
 
 def conf_dir() -> Path:
@@ -170,14 +176,16 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     nested = next((h for h in _alternatives(hint) if dataclasses.is_dataclass(h)), None)
     if nested is not None and isinstance(value, Mapping):
         return build(value, path) if "_target_" in value else _construct(typing.cast(type, nested), value, path)
+    given = value
     if isinstance(value, list) and any(typing.get_origin(h) is tuple for h in _alternatives(hint)):
         value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     if isinstance(value, str) and float in _alternatives(hint) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
         value = float(value)  # YAML 1.1 reads 1e-5 as a text
     try:
-        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
+        strict = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        return TypeAdapter(hint, config=strict).validate_python(value, strict=True)
     except ValidationError as error:
-        raise UserError(f"{path}={value!r}: allowed is {_readable(hint)}") from error
+        raise UserError(f"{path}={given!r}: allowed is {_readable(hint)}") from error
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -187,11 +195,15 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 def _readable(hint: Any) -> str:
     """An annotation in a user's words: Literal['a', 'b'] | None → 'a, b or null'."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", type(None): "null"}
     parts: list[str] = []
     for h in _alternatives(hint):
         if typing.get_origin(h) is Literal:
             parts += [str(a) for a in typing.get_args(h)]
+        elif typing.get_origin(h) is tuple:
+            inner, *more = typing.get_args(h)
+            count = "" if more == [...] else f"{1 + len(more)} "
+            parts.append(f"a list of {count}" + re.sub("^a (.*)", r"\1s", _readable(inner)))
         else:
             parts.append(words.get(h, str(h).replace("typing.", "")))
     return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

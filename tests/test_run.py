@@ -128,7 +128,7 @@ BAD = [
     (["mask.t=1.5"], r"mask\.t=1\.5: allowed is 0 ≤ t ≤ 1"),
     (["attribution.m=0"], r"attribution\.m=0: allowed is"),
     (["method=simuu"], r"method=simuu: no such option; did you mean 'simu'; allowed: .*so_graddiff"),
-    (["optimizer.lr=fast"], r"optimizer\.lr='fast': allowed is a number"),
+    (["optimizer.lr=fast"], r"optimizer\.lr='fast': allowed is a finite number"),
     (["optimizer.lr=-1"], r"optimizer\.lr=-1(\.0)?: allowed is"),
     (["optimizer.lrr=1"], r"optimizer\.lrr=1: no such key with optimizer=sophia; did you mean 'optimizer\.lr'\?"),
     (
@@ -155,6 +155,17 @@ BAD = [
         r"sentence-transformers is not installed|embedding_model=none/such: not in the local hub cache",
     ),
     (["seed=abc"], r"seed='abc': allowed is a whole number"),
+    (["stages=[]"], r"stages=\[\]: allowed is a list of target, attribution, mask, unlearning, evaluation"),
+    (["stages=target"], r"stages='target': allowed is a list of texts"),
+    (["cache_dir="], r"cache_dir='': allowed is a folder"),
+    (["device=mps"], r"device=mps: this machine has no MPS device; allowed here: auto, cpu"),
+    (["device=cuda:99"], r"device=cuda:99: this machine has (no|\d+) CUDA devices?; allowed here: auto, cpu"),
+    (["objective.retain_weight=inf"], r"objective\.retain_weight=inf: allowed is a finite number"),
+    (["optimizer.betas=[0.9,nan]"], r"optimizer\.betas=.*nan.*: allowed is a list of 2 finite numbers"),
+    (
+        ["evaluator.attacks=[foo]"],
+        r"evaluator\.attacks=\['foo'\]: allowed is a list of loss, zlib, min_k, .*soul_compat",
+    ),
     (["model=llama2_7b", "model.path=/no/such/model", "model.is_target=true"], r"model\.path=/no/such/model"),
 ]
 
