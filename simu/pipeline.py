@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def record_failure(folder: Path, reason: str) -> None:
     """Mark the run as failed, with a one-line reason, for sweeps and reports."""
     path = folder / "provenance.json"
     record = json.loads(path.read_text()) if path.is_file() else {"schema": provenance.SCHEMA}
-    write_json(path, record | {"status": "failed", "reason": reason, "finished": provenance.now()})
+    with suppress(OSError):  # a full disk: what the run failed with is the thing to say
+        write_json(path, record | {"status": "failed", "reason": reason, "finished": provenance.now()})
 
 
 def _labels(cfg: RunConfig, labels: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ Exit status: 0 done; 1 a job of a sweep failed, or something unforeseen; 2 the u
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import logging
 import os
@@ -92,9 +93,25 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
     if plugin := re.search(r"Unknown plugin class.*hydra_(joblib|submitit|ray)_launcher", str(error)):
         extra = plugin[1].replace("submitit", "slurm")
         return f'hydra/launcher: the extra `{extra}` is not installed; allowed after pip install -e ".[{extra}]"'
+    if "Could not detect" in str(error) and "srun" in str(error):
+        return "hydra/launcher=submitit_slurm: no srun on this machine; allowed without a cluster is submitit_local"
+    if no_room(error):
+        return (f"no room to write ({one_line(error)[:200]}); free some in cache_dir (python -m simu.cache prune) or "
+                "hydra.run.dir: the same command goes on from the last checkpoint")  # fmt: skip
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
     return None
+
+
+def no_room(error: BaseException) -> bool:
+    """A full disk, a spent quota or a limit on a file's size, as Python, safetensors and torch each say it."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in full
+    numbers = "|".join(map(str, full))
+    return bool(
+        re.search(rf"\(os error ({numbers})\)|inline_container.*unexpected pos|PytorchStreamWriter failed", str(error))
+    )
 
 
 def _unknown_option(missing: str, options: list[str]) -> str:

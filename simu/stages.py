@@ -424,5 +424,8 @@ def _tensor_digest(tensor: Tensor | None) -> str | None:
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-    temporary.rename(path)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 SMALL = [
@@ -178,6 +181,44 @@ def test_bad_overrides(tmp_path, overrides, message):
     assert len(done.stderr.splitlines()) <= 4
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("cache/*/*/files.json"))
+
+
+def test_no_room_on_the_disk_is_one_line_and_leaves_no_half_file(tmp_path):
+    """Files end at 100 KB here, as they do on a full disk: the target's weights (167 KB) do not fit."""
+    room = f"ulimit -f 100; {shlex.quote(sys.executable)} -m simu.run {' '.join(SMALL)} hydra.run.dir=run"
+    done = subprocess.run(["bash", "-c", room], cwd=tmp_path, capture_output=True, text=True, timeout=600,
+                          env={**os.environ, "SIMU_CACHE_DIR": str(tmp_path / "cache")})  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"simu: no room to write \(.*File too large.*\); free some .*the same command", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+    simu(*SMALL, "hydra.run.dir=run", cwd=tmp_path)
+    assert (tmp_path / "run/metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded", "cache/x"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+    ],
+    ids=str,
+)
+def test_every_way_in_which_a_full_disk_shows(error):
+    from simu.run import explain
+
+    assert (explain(error, []) or "").startswith("no room to write (")
+
+
+def test_slurm_without_slurm_is_one_line(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="extra `slurm` is not installed")
+    words = ["-m", "hydra/launcher=submitit_slurm", "mask.t=0.1,0.2"]
+    done = simu(*words, cwd=tmp_path, check=False, PATH="/nowhere")
+    assert done.returncode == 2
+    assert re.search(r"submitit_slurm: no srun on this machine; .*submitit_local", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_broken_row_in_a_data_file(tmp_path, tofu_dir):
