@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from simu.data.batching import Encoded, collate
 from simu.models.anatomy import Anatomy, anatomy
 from simu.stages import Stages
-from simu.types import Batch, Example
+from simu.types import Example
 
 GIB = 2**30
 CHARACTERS_A_TOKEN = 4.0
@@ -60,11 +61,17 @@ def state_line(what: str, trained: int, stages: Stages) -> str:
     )
 
 
-def estimated_batches(stages: Stages) -> list[Batch]:
+def estimated_batches(stages: Stages) -> list[dict[str, Tensor]]:
     """Micro-batches as long as the forget rows are: real text, about four characters a token, ids all zero."""
     rows = sorted((estimated(stages, e) for e in stages.splits.forget), key=len, reverse=True)
     size = stages.cfg.attribution.batch_size
-    return [collate(rows[i : i + size], 0) for i in range(0, len(rows), size)]
+    tags = 1 + round(len(stages.template.render("")) / CHARACTERS_A_TOKEN)
+    batches: list[dict[str, Tensor]] = []
+    for i in range(0, len(rows), size):
+        batch: dict[str, Tensor] = {**collate(rows[i : i + size], 0)}  # type: ignore[dict-item]
+        first = torch.arange(batch["labels"].shape[1]) < tags  # template tags, wherever they stand: cost what these do
+        batches.append(batch | {"template": first.long().expand_as(batch["labels"])})
+    return batches
 
 
 def estimated(stages: Stages, example: Example) -> Encoded:

@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from simu.attribution import feed
 from simu.cache import CHECKPOINT, Cache, Entry, digest, write_atomic, write_json
 from simu.config import RunConfig
 from simu.data import digest as digest_rows
-from simu.data.batching import Encoded, collate, encode_examples
+from simu.data.batching import Encoded, encode_examples
 from simu.evaluation.likelihood import score
 from simu.masks import critical_neurons, mask_report
 from simu.models.anatomy import anatomy
@@ -210,11 +211,11 @@ class Stages:
 
         def compute(folder: Path) -> None:
             model, tokenizer = self.load_target()
-            encoded = sorted(self.encode(tokenizer, rows), key=len, reverse=True)
-            size = self.cfg.attribution.batch_size
-            batches = [collate(encoded[i : i + size], _pad(tokenizer), self.device)
-                       for i in range(0, len(encoded), size)]  # fmt: skip
-            scores = self.cfg.attribution(model, batches, checkpoint=folder / CHECKPOINT)
+            attribution = self.cfg.attribution
+            batches, _ = feed(tokenizer, self.template, rows, batch_size=attribution.batch_size,
+                              max_length=self.cfg.model.max_length, tokens=getattr(attribution, "tokens", "answer"),
+                              device=self.device)  # fmt: skip
+            scores = attribution(model, batches, checkpoint=folder / CHECKPOINT)
             save_file({side: scores.cpu().contiguous()}, folder / "attribution.safetensors")
 
         entry = self.stage("attribution", inputs, compute, f"attribution ({side})")
@@ -263,9 +264,9 @@ class Stages:
     @cached_property
     def unlearning(self) -> Entry | None:
         """weights.safetensors (every tensor that changed) and train_log.jsonl; None where no step is taken."""
-        if not self.cfg.training.epochs:
-            return None
         cfg = self.cfg
+        if not cfg.training.steps(len(self.splits.forget)):
+            return None
         inputs = {"target": self.target, "mask": _tensor_digest(self.mask), "objective": _fields(cfg.objective),
                   "optimizer": _fields(cfg.optimizer), "selection": _fields(cfg.selection),
                   "training": _fields(cfg.training), "forget": digest_rows(self.splits.forget),

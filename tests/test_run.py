@@ -183,6 +183,29 @@ def test_bad_overrides(tmp_path, overrides, message):
     assert not list(tmp_path.glob("cache/*/*/files.json"))
 
 
+def test_no_step_at_all_is_a_run(finished):
+    """training.max_steps=0, as training.epochs=0: after is before."""
+    simu(*SMALL, "training.max_steps=0", "hydra.run.dir=nostep", cwd=finished)
+    metrics = json.loads((finished / "nostep/metrics.json").read_text())
+    assert metrics["forget/mean_nll"] == metrics["original/forget/mean_nll"]
+
+
+def test_template_tokens_can_be_attributed(finished):
+    """A switch of SPEC §2 that needs tags in the batches."""
+    simu(*SMALL, "attribution.tokens=template", "stages=[attribution]", "hydra.run.dir=tags", cwd=finished)
+    answers = load_file(finished / "first/attribution.safetensors")["forget"]
+    tags = load_file(finished / "tags/attribution.safetensors")["forget"]
+    assert tags.shape == answers.shape
+    assert not tags.equal(answers)
+    assert "shadow streams" in simu(*SMALL, "attribution.tokens=template", "dry_run=true", cwd=finished).stdout
+
+
+def test_evaluator_of_other_data_is_one_line(finished):
+    done = simu(*SMALL, "evaluator=lume", cwd=finished, check=False)
+    assert done.returncode == 2
+    assert re.search(r"'author\d+/\w+' is no LUME id.*; evaluator=lume scores data=lume", done.stderr), done.stderr
+
+
 def test_no_room_on_the_disk_is_one_line_and_leaves_no_half_file(tmp_path):
     """Files end at 100 KB here, as they do on a full disk: the target's weights (167 KB) do not fit."""
     room = f"ulimit -f 100; {shlex.quote(sys.executable)} -m simu.run {' '.join(SMALL)} hydra.run.dir=run"

@@ -37,7 +37,8 @@ def kind(row_id: str) -> str:
 def _split(row_id: str) -> tuple[str, str]:
     match = _ID.fullmatch(row_id)
     if match is None:
-        raise ValueError(f"{row_id!r} is no LUME id: a document id followed by sc1 or qa<digit> is")
+        raise UserError(f"{row_id!r} is no LUME id: a document id followed by sc1 or qa<digit> is; evaluator=lume "
+                        "scores data=lume or rows with such ids")  # fmt: skip
     return match[1], match[2]
 
 

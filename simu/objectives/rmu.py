@@ -12,7 +12,7 @@ from simu.models.anatomy import anatomy
 from simu.objectives import Answers, Unit
 from simu.objectives.logprobs import forward, labelled, row_sums, wide
 from simu.objectives.reference import Reference
-from simu.types import Batch, Loss, require
+from simu.types import Batch, Loss, UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,8 @@ class RMU:
         """The layer's output [N, D] where the labelled tokens stand."""
         blocks = anatomy(model).blocks
         layer = max(0, len(blocks) // 4 - 1) if self.layer is None else self.layer
-        require(layer < len(blocks), "layer", layer, f"0 ≤ layer < {len(blocks)} for this model")
+        if layer >= len(blocks):
+            raise UserError(f"objective.layer={layer}: allowed is 0 ≤ layer < {len(blocks)} for this model")
         where = labelled(batch)
         return block_output(model, blocks[layer], batch)[where.row, where.position + 1]
 

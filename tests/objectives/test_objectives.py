@@ -34,7 +34,7 @@ from simu.objectives.satimp import SatImp
 from simu.objectives.simnpo import SimNPO
 from simu.objectives.undial import UNDIAL
 from simu.objectives.wga import WGA
-from simu.types import Example, FieldError
+from simu.types import Example, FieldError, UserError
 
 NOW = [[1 / 2, 1 / 4, 1 / 4], [1 / 5, 3 / 10, 1 / 2], [1 / 4, 1 / 4, 1 / 2]]
 THEN = [[1 / 3, 1 / 3, 1 / 3], [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4]]
@@ -230,7 +230,7 @@ def test_rmu_runs_and_trains_the_blocks_up_to_its_layer_only(tiny_llama):
 
 
 def test_rmu_refuses_a_layer_that_the_model_has_not(tiny_llama):
-    with pytest.raises(FieldError, match="layer=2"):
+    with pytest.raises(UserError, match=r"^objective\.layer=2: allowed is 0 ≤ layer < 2 for this model$"):
         RMU(retain_weight=1.0, layer=2).forget(tiny_llama, batch(ROW_1))
 
 
