@@ -192,12 +192,13 @@ def test_no_step_at_all_is_a_run(finished):
 
 def test_template_tokens_can_be_attributed(finished):
     """A switch of SPEC §2 that needs tags in the batches."""
-    simu(*SMALL, "attribution.tokens=template", "stages=[attribution]", "hydra.run.dir=tags", cwd=finished)
+    words = [*SMALL, "attribution.tokens=template", "cache_dir=cache_of_tags", "hydra.run.dir=tags"]
+    simu(*words, "stages=[attribution]", cwd=finished)
     answers = load_file(finished / "first/attribution.safetensors")["forget"]
     tags = load_file(finished / "tags/attribution.safetensors")["forget"]
     assert tags.shape == answers.shape
     assert not tags.equal(answers)
-    assert "shadow streams" in simu(*SMALL, "attribution.tokens=template", "dry_run=true", cwd=finished).stdout
+    assert "shadow streams" in simu(*words, "dry_run=true", cwd=finished).stdout
 
 
 def test_evaluator_of_other_data_is_one_line(finished):
