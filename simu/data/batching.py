@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -72,10 +73,16 @@ def encode(
     head = prompt_ids(tokenizer, template.render(prompt))
     tail = [*continuation_ids(tokenizer, template.separator + answer), int(tokenizer.eos_token_id)]
     if max_length is not None and len(head) + len(tail) > max_length:
-        log.warning("%s: %d tokens, cut to model.max_length=%d", name, len(head) + len(tail), max_length)
+        say_cut(name, len(head) + len(tail), max_length)
         tail = tail[: max(1, max_length - len(head))]
         head = head[max(0, len(head) + len(tail) - max_length) :]
     return Encoded(tuple(head), tuple(tail))
+
+
+@cache
+def say_cut(name: str, tokens: int, max_length: int) -> None:
+    """Once a row: each stage reads it again."""
+    log.warning("%s: %d tokens, cut to model.max_length=%d", name, tokens, max_length)
 
 
 def encode_examples(

@@ -255,6 +255,15 @@ def test_max_length_cuts_the_answer_with_a_warning(caplog, max_length):
     assert len(fits) <= max(max_length, 3)
 
 
+def test_a_cut_row_is_said_once_however_many_stages_read_it(caplog):
+    tokenizer = TOKENIZERS["byte_level"]
+    row = Example(id="retain90/9", prompt="Who", answer="1 " * 50)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            encode_examples(tokenizer, Template(), [row], max_length=20)
+    assert len(caplog.records) == 1
+
+
 def test_rows_that_just_fit_are_not_cut(caplog):
     tokenizer = TOKENIZERS["byte_level"]
     whole = encode(tokenizer, Template(), *ROWS[0])
