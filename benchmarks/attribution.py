@@ -46,8 +46,15 @@ from simu.data.batching import Encoded, collate
 from simu.models.anatomy import anatomy
 
 LLAMA2_7B = LlamaConfig()  # the library's defaults are LLaMA-7B's
-OLMO_1B = OlmoConfig(vocab_size=50304, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
-                     num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=True)  # fmt: skip
+OLMO_1B = OlmoConfig(
+    vocab_size=50304,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_hidden_layers=16,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    tie_word_embeddings=True,
+)
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 """Dense bfloat16 FLOP/s, from the vendor's data sheets."""
 Batch = Mapping[str, Tensor]
@@ -178,16 +185,29 @@ def compare(model: nn.Module, forget: list[Encoded], pad: int, options: argparse
         print("captum is not installed (pip install simu-unlearning[attrib]): left out")
     n = sum(int((b["labels"] != -100).sum()) for b in batches)
     print(f"{options.rows} rows, {n} samples, {anatomy(model).n_neurons} neurons, m={m}, CPU seconds")
-    timing = {name: (timed(lambda f=f: f(batches), 5 if name in ("sequence", "exact") else 1),
-                     peak_allocated(lambda f=f: f(one))) for name, f in names.items()}  # fmt: skip
+    timing = {
+        name: (
+            timed(lambda f=f: f(batches), 5 if name in ("sequence", "exact") else 1),
+            peak_allocated(lambda f=f: f(one)),
+        )
+        for name, f in names.items()
+    }
     (exact, fastest), _ = timing["exact"]
     print(f"{'':24}{'seconds':>10}{'/ exact':>10}{'peak MiB, 1 row':>17}{'max difference':>16}{'Spearman':>10}")
     rows = []
     for name, ((scores, seconds), peak) in timing.items():
         difference = float((scores - exact).abs().max() / exact.abs().max())
         rank = float(spearmanr(scores.flatten(), exact.flatten()).statistic)
-        rows.append({"name": name, "seconds": seconds, "ratio": seconds / fastest, "peak": peak,
-                     "difference": difference, "spearman": rank})  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "seconds": seconds,
+                "ratio": seconds / fastest,
+                "peak": peak,
+                "difference": difference,
+                "spearman": rank,
+            }
+        )
         print(f"{name:24}{seconds:10.2f}{seconds / fastest:10.1f}{peak / 2**20:17.1f}{difference:16.1e}{rank:10.4f}")
     return rows
 
@@ -218,8 +238,12 @@ def growth(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.
     base = {"answer": 48, "m": options.m, "layers": 4, "width": 256}
     tokens = 8
     tables: dict[str, list[dict]] = {}
-    for name, values in {"answer": [16, 32, 64, 128], "m": [2, 5, 10, 20], "layers": [2, 4, 8, 16],
-                         "width": [64, 128, 256, 512]}.items():  # fmt: skip
+    for name, values in {
+        "answer": [16, 32, 64, 128],
+        "m": [2, 5, 10, 20],
+        "layers": [2, 4, 8, 16],
+        "width": [64, 128, 256, 512],
+    }.items():
         tables[name] = []
         for value in values:
             at = base | {name: value}
@@ -232,11 +256,17 @@ def growth(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.
             tables[name].append({name: value, "exact": exact, "brute": force})
         print(f"{name:>8}{'exact s/row':>14}{'brute s/row':>14}{'ratio':>8}{'exact power':>13}{'brute power':>13}")
         for i, line in enumerate(tables[name]):
-            power = {k: math.log(line[k] / tables[name][i - 1][k]) / math.log(line[name] / tables[name][i - 1][name])
-                     if i else math.nan for k in ("exact", "brute")}  # fmt: skip
+            power = {
+                k: math.log(line[k] / tables[name][i - 1][k]) / math.log(line[name] / tables[name][i - 1][name])
+                if i
+                else math.nan
+                for k in ("exact", "brute")
+            }
             line |= {f"{k}_power": v for k, v in power.items()}
-            print(f"{line[name]:8}{line['exact']:14.4f}{line['brute']:14.2f}{line['brute'] / line['exact']:8.0f}"
-                  f"{power['exact']:13.2f}{power['brute']:13.2f}")  # fmt: skip
+            print(
+                f"{line[name]:8}{line['exact']:14.4f}{line['brute']:14.2f}{line['brute'] / line['exact']:8.0f}"
+                f"{power['exact']:13.2f}{power['brute']:13.2f}"
+            )
         span = math.log(tables[name][-1][name] / tables[name][0][name])
         overall = {k: math.log(tables[name][-1][k] / tables[name][0][k]) / span for k in ("exact", "brute")}
         print(f"{'overall':>8}{'':36}{overall['exact']:13.2f}{overall['brute']:13.2f}")
@@ -265,8 +295,13 @@ def draw(tables: dict[str, list[dict]], path: Path) -> None:
 
 
 def shape(vocabulary: int, width: int, layers: int) -> nn.Module:
-    config = LlamaConfig(vocab_size=vocabulary, hidden_size=width, intermediate_size=round(width * 2.6875),
-                         num_hidden_layers=layers, num_attention_heads=max(4, width // 64))  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=round(width * 2.6875),
+        num_hidden_layers=layers,
+        num_attention_heads=max(4, width // 64),
+    )
     return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
@@ -301,8 +336,11 @@ def other_units(change: Callable[[tuple[Unit, ...]], list[Unit]]) -> Iterator[No
 
 
 def points_apart(_: int) -> object:
-    return other_units(lambda units: [Unit(u.layers, p) for u in units
-                                      for p in ([None] if u.points is None else [(j,) for j in u.points])])  # fmt: skip
+    return other_units(
+        lambda units: [
+            Unit(u.layers, p) for u in units for p in ([None] if u.points is None else [(j,) for j in u.points])
+        ]
+    )
 
 
 def layers_apart(_: int) -> object:
@@ -372,8 +410,10 @@ def large(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.N
     _, seconds = timed(lambda: neuron_attribution(big, batches, m=2))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     n = sum(p.numel() for p in big.parameters())
-    print(f"OLMo-1B shape, {n / 1e9:.2f} B parameters, bfloat16, {planned.samples} samples, m=2: {seconds:.0f} CPU s, "
-          f"peak resident memory of the process {peak / 2**30:.2f} GiB")  # fmt: skip
+    print(
+        f"OLMo-1B shape, {n / 1e9:.2f} B parameters, bfloat16, {planned.samples} samples, m=2: {seconds:.0f} CPU s, "
+        f"peak resident memory of the process {peak / 2**30:.2f} GiB"
+    )
     return {"seconds": seconds, "peak_rss": peak, "planned": planned.peak, "samples": planned.samples}
 
 
@@ -408,12 +448,20 @@ def cuda(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.Na
     seconds, peak = time.perf_counter() - start, torch.cuda.max_memory_allocated()
     rate = planned.flops / seconds
     top = next((flops for name, flops in BF16_PEAK.items() if name in device), None)
-    print(f"{device}, LLaMA2-7B shape, {len(forget)} rows, {planned.samples} samples, m={options.m}: {seconds:.1f} s, "
-          f"{planned.samples / seconds:.0f} answer tokens/s, peak {peak / 2**30:.1f} GiB (planned "
-          f"{planned.peak / 2**30:.1f}), {rate / 1e12:.0f} TFLOP/s"
-          + (f", utilisation {rate / top:.1%}" if top else ""))  # fmt: skip
-    return {"device": device, "seconds": seconds, "tokens_per_s": planned.samples / seconds, "peak": peak,
-            "planned": planned.peak, "flops_per_s": rate, "mfu": rate / top if top else None}  # fmt: skip
+    print(
+        f"{device}, LLaMA2-7B shape, {len(forget)} rows, {planned.samples} samples, m={options.m}: {seconds:.1f} s, "
+        f"{planned.samples / seconds:.0f} answer tokens/s, peak {peak / 2**30:.1f} GiB (planned "
+        f"{planned.peak / 2**30:.1f}), {rate / 1e12:.0f} TFLOP/s" + (f", utilisation {rate / top:.1%}" if top else "")
+    )
+    return {
+        "device": device,
+        "seconds": seconds,
+        "tokens_per_s": planned.samples / seconds,
+        "peak": peak,
+        "planned": planned.peak,
+        "flops_per_s": rate,
+        "mfu": rate / top if top else None,
+    }
 
 
 # ---- helpers

@@ -42,12 +42,16 @@ def main() -> None:
     tokenizer = bpe([f"{TEMPLATE.render(q)} {a}" for q, a in pairs], options.vocabulary)
     rows = [encode(tokenizer, TEMPLATE, q, a) for q, a in pairs]
     forget = rows[: options.rows]
-    print(f"{len(rows)} rows, vocabulary {len(tokenizer)}, {torch.get_num_threads()} threads, {platform.machine()}, "
-          f"torch {torch.__version__}, at most {options.max_new_tokens} new tokens, "
-          f"{options.max_batch_tokens} tokens a batch")  # fmt: skip
+    print(
+        f"{len(rows)} rows, vocabulary {len(tokenizer)}, {torch.get_num_threads()} threads, {platform.machine()}, "
+        f"torch {torch.__version__}, at most {options.max_new_tokens} new tokens, "
+        f"{options.max_batch_tokens} tokens a batch"
+    )
     model = tiny_llama(len(tokenizer), options.hidden_size)
-    print(f"{'state':15}{'official s':>11}{'engine s':>10}{'ratio':>7}{'passes':>9}{'engine':>8}{'saved':>7}"
-          f"{'equal':>11}{'doubtful':>9}{'changed':>8}{'hit':>6}{'new tokens':>11}{'rounding/eps':>13}")  # fmt: skip
+    print(
+        f"{'state':15}{'official s':>11}{'engine s':>10}{'ratio':>7}{'passes':>9}{'engine':>8}{'saved':>7}"
+        f"{'equal':>11}{'doubtful':>9}{'changed':>8}{'hit':>6}{'new tokens':>11}{'rounding/eps':>13}"
+    )
     worst = 0
     for state in STATES:
         reach(state, model, tokenizer, rows, forget, options.models)
@@ -84,22 +88,41 @@ def bpe(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=["<pad>", "</s>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<pad>", "</s>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
 
 
 def tiny_llama(vocabulary: int, width: int) -> LlamaForCausalLM:
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 43 // 16, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, pad_token_id=0, bos_token_id=None,
-        eos_token_id=1,
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=width * 43 // 16,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
+    )
 
 
-def reach(state: str, model: nn.Module, tokenizer: PreTrainedTokenizerFast, rows: list[Encoded],
-          forget: list[Encoded], kept: Path | None) -> None:  # fmt: skip
+def reach(
+    state: str,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[Encoded],
+    forget: list[Encoded],
+    kept: Path | None,
+) -> None:
     """Train on from the state before to this one, or load it."""
     path = kept and kept / f"{state}-{len(rows)}-{model.config.hidden_size}.pt"
     if path and path.is_file():
@@ -165,14 +188,26 @@ def official(model: nn.Module, tokenizer: PreTrainedTokenizerFast, rows: list[En
 
 def engine(model, tokenizer, rows, options, work: Work) -> Spent:
     start = time.perf_counter()
-    found = generate(model, tokenizer, [r.prompt for r in rows], max_new_tokens=options.max_new_tokens,
-                     references=[r.answer for r in rows], max_batch_tokens=options.max_batch_tokens,
-                     work=work)  # fmt: skip
+    found = generate(
+        model,
+        tokenizer,
+        [r.prompt for r in rows],
+        max_new_tokens=options.max_new_tokens,
+        references=[r.answer for r in rows],
+        max_batch_tokens=options.max_batch_tokens,
+        work=work,
+    )
     return Spent([g.text for g in found], time.perf_counter() - start, work.passes)
 
 
-def compare(state: str, model: nn.Module, tokenizer: PreTrainedTokenizerFast, rows: list[Encoded],
-            forget: list[Encoded], options: argparse.Namespace) -> int:  # fmt: skip
+def compare(
+    state: str,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[Encoded],
+    forget: list[Encoded],
+    options: argparse.Namespace,
+) -> int:
     model.eval()
     engine(model, tokenizer, rows[:2], options, Work())  # warm both up
     official(model, tokenizer, rows[:2], 20)
@@ -180,10 +215,13 @@ def compare(state: str, model: nn.Module, tokenizer: PreTrainedTokenizerFast, ro
     quick = engine(model, tokenizer, rows, options, work)
     slow = official(model, tokenizer, rows, options.max_new_tokens)
     same = sum(a == b for a, b in zip(slow.texts, quick.texts, strict=True))
-    print(f"{state:15}{slow.seconds:11.1f}{quick.seconds:10.2f}{slow.seconds / quick.seconds:6.1f}x{slow.passes:9}"
-          f"{quick.passes:8}{1 - quick.passes / slow.passes:7.1%}{same:6}/{len(rows):4}{work.doubtful:9}"
-          f"{work.changed:8}{hits(model, tokenizer, forget):6.2f}{work.decisions:11}"
-          f"{rounding(model, rows[:32]):13.1f}", flush=True)  # fmt: skip
+    print(
+        f"{state:15}{slow.seconds:11.1f}{quick.seconds:10.2f}{slow.seconds / quick.seconds:6.1f}x{slow.passes:9}"
+        f"{quick.passes:8}{1 - quick.passes / slow.passes:7.1%}{same:6}/{len(rows):4}{work.doubtful:9}"
+        f"{work.changed:8}{hits(model, tokenizer, forget):6.2f}{work.decisions:11}"
+        f"{rounding(model, rows[:32]):13.1f}",
+        flush=True,
+    )
     return len(rows) - same
 
 

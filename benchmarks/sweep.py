@@ -33,8 +33,10 @@ def main() -> None:
     print(f"{'way':10}{'wall s':>9}{'ratio':>8}   runs of " + ", ".join(STAGES))
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        jobs = [([f"{key}={point}", f"hydra.run.dir=scratch/{i}", *options.overrides], f"cache-{i}")
-                for i, point in enumerate(points)]  # fmt: skip
+        jobs = [
+            ([f"{key}={point}", f"hydra.run.dir=scratch/{i}", *options.overrides], f"cache-{i}")
+            for i, point in enumerate(points)
+        ]
         took = {"scratch": timed(root, "scratch", *jobs)}
         ways: dict[str, list[str]] = {"sweep": []}
         if find_spec("hydra_plugins.hydra_joblib_launcher"):

@@ -100,8 +100,14 @@ class DenseSophia(torch.optim.Optimizer):
                 p.addcmul_(m.sign(), ratio, value=-group["lr"])
 
 
-def dense_step(model: nn.Module, optimizer: torch.optim.Optimizer, forget: list[Encoded], retain: list[Encoded],
-               pad_id: int, micro: int) -> None:  # fmt: skip
+def dense_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    forget: list[Encoded],
+    retain: list[Encoded],
+    pad_id: int,
+    micro: int,
+) -> None:
     """Both losses by the library's own full-logits cross-entropy, one backward for both, every gradient; accumulation
     as transformers' Trainer does it, a mean of means over the rows as they come."""
     device = next(model.parameters()).device
@@ -118,12 +124,20 @@ def dense_step(model: nn.Module, optimizer: torch.optim.Optimizer, forget: list[
 # ---- here
 
 
-def our_step(model: nn.Module, optimizer: torch.optim.Optimizer, forget: list[Encoded], retain: list[Encoded],
-             pad_id: int, tokens: int | None) -> None:  # fmt: skip
+def our_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    forget: list[Encoded],
+    retain: list[Encoded],
+    pad_id: int,
+    tokens: int | None,
+) -> None:
     """What simu.training.train does in a step."""
     rows, place = list(range(len(forget))), Place()
-    for side in (Side([(r,) for r in forget], OBJECTIVE.forget, "token", 1.0),
-                 Side([(r,) for r in retain], OBJECTIVE.retain, "token", RETAIN_WEIGHT)):  # fmt: skip
+    for side in (
+        Side([(r,) for r in forget], OBJECTIVE.forget, "token", 1.0),
+        Side([(r,) for r in retain], OBJECTIVE.retain, "token", RETAIN_WEIGHT),
+    ):
         backward(model, side, rows, tokens, pad_id, place)
     clip_norm(optimizer, CLIP, place)
     optimizer.step()
@@ -178,8 +192,14 @@ def some_rows(model: nn.Module, share: float) -> Tensor:
 # ---- measuring
 
 
-def measure(model: PreTrainedModel, forget: list[Encoded], retain: list[Encoded], pad_id: int,
-            options: argparse.Namespace, device: str) -> list[dict[str, object]]:  # fmt: skip
+def measure(
+    model: PreTrainedModel,
+    forget: list[Encoded],
+    retain: list[Encoded],
+    pad_id: int,
+    options: argparse.Namespace,
+    device: str,
+) -> list[dict[str, object]]:
     """A line a variant. On CUDA one variant lives at a time."""
     batches = pairs(forget, retain, options.batch, options.steps + 3)
     together = device == "cpu"
@@ -195,8 +215,13 @@ def measure(model: PreTrainedModel, forget: list[Encoded], retain: list[Encoded]
                 if number >= 3:
                     times.setdefault(variant.name, []).append(seconds)
         for variant in group:
-            rows.append({"name": variant.name, "seconds": statistics.median(times[variant.name]),
-                         **memory(variant, batches[:3], device)})  # fmt: skip
+            rows.append(
+                {
+                    "name": variant.name,
+                    "seconds": statistics.median(times[variant.name]),
+                    **memory(variant, batches[:3], device),
+                }
+            )
         del group
         gc.collect()
     show(rows, model, options)
@@ -253,14 +278,18 @@ def peak_allocated(step: Callable[[], None]) -> int:
 def show(rows: list[dict], model: nn.Module, options: argparse.Namespace) -> None:
     against = next(r for r in rows if r["name"] == REFERENCE)
     n_parameters = sum(p.numel() for p in model.parameters())
-    print(f"\n{n_parameters:,} parameters, batch {options.batch}, here {options.tokens} tokens at a time, "
-          f"mask {options.share:.0%} of the rows, median of {options.steps} steps, "
-          f"{options.threads} threads, torch {torch.__version__}")  # fmt: skip
+    print(
+        f"\n{n_parameters:,} parameters, batch {options.batch}, here {options.tokens} tokens at a time, "
+        f"mask {options.share:.0%} of the rows, median of {options.steps} steps, "
+        f"{options.threads} threads, torch {torch.__version__}"
+    )
     print(f"{'':20}{'ms/step':>9}{'faster':>8}{'peak MiB':>10}{'of ref.':>8}{'state MiB':>11}{'of ref.':>8}")
     for r in rows:
-        print(f"{r['name']:20}{1e3 * r['seconds']:9.1f}{against['seconds'] / r['seconds']:7.2f}×"
-              f"{r['peak'] / 2**20:10.1f}{r['peak'] / against['peak']:8.2f}"
-              f"{r['state'] / 2**20:11.2f}{r['state'] / against['state']:8.2f}")  # fmt: skip
+        print(
+            f"{r['name']:20}{1e3 * r['seconds']:9.1f}{against['seconds'] / r['seconds']:7.2f}×"
+            f"{r['peak'] / 2**20:10.1f}{r['peak'] / against['peak']:8.2f}"
+            f"{r['state'] / 2**20:11.2f}{r['state'] / against['state']:8.2f}"
+        )
 
 
 # ---- the models
@@ -278,9 +307,16 @@ def tiny(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded], l
 
 SHAPES = {
     "LLaMA2-7B": LlamaConfig(),  # the library's defaults are LLaMA-7B's; LLaMA2 has a context of 4096
-    "OLMo-1B": OlmoConfig(vocab_size=50304, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
-                          num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=True),
-}  # fmt: skip
+    "OLMo-1B": OlmoConfig(
+        vocab_size=50304,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        tie_word_embeddings=True,
+    ),
+}
 
 
 def seven_b(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded], list[Encoded], int]:
@@ -296,8 +332,10 @@ def seven_b(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded]
             torch.randint(20, 40, (1,), generator=generator),
             torch.randint(40, 90, (1,), generator=generator),
         )
-        return Encoded(tuple(torch.randint(3, 32000, (int(prompt),), generator=generator).tolist()),
-                       tuple(torch.randint(3, 32000, (int(answer),), generator=generator).tolist()))  # fmt: skip
+        return Encoded(
+            tuple(torch.randint(3, 32000, (int(prompt),), generator=generator).tolist()),
+            tuple(torch.randint(3, 32000, (int(answer),), generator=generator).tolist()),
+        )
 
     return model, [row() for _ in range(64)], [row() for _ in range(64)], 0
 
@@ -316,11 +354,18 @@ def plan(name: str, config: LlamaConfig | OlmoConfig, options: argparse.Namespac
         weights = sum(p.nbytes for p in model.parameters())
         selection = select_parameters(model, some_rows(model, options.share) if method == "SIMU" else None)
         trained = sum(p.numel() for p in selection.parameters())
-        parts = {"weights": weights, "masters": 4 * trained, "gradients": 4 * trained,
-                 "moments": 8 * trained, "activations": activations(model, micro, tokens)}  # fmt: skip
+        parts = {
+            "weights": weights,
+            "masters": 4 * trained,
+            "gradients": 4 * trained,
+            "moments": 8 * trained,
+            "activations": activations(model, micro, tokens),
+        }
         lines[method] = {"trained": trained, **parts, "total": sum(parts.values())}
-    print(f"\n{name}, GB: batch {options.batch} as {math.ceil(options.batch / micro)} × {micro} rows of {tokens} "
-          f"tokens, mask {options.share:.0%} of the rows")  # fmt: skip
+    print(
+        f"\n{name}, GB: batch {options.batch} as {math.ceil(options.batch / micro)} × {micro} rows of {tokens} "
+        f"tokens, mask {options.share:.0%} of the rows"
+    )
     print(f"{'':22}{'trained':>15}" + "".join(f"{k:>13}" for k in (*parts, "total")))
     for method, line in lines.items():
         print(f"{method:22}{line['trained']:15,}" + "".join(f"{line[k] / 1e9:13.1f}" for k in (*parts, "total")))

@@ -167,8 +167,10 @@ def _ls(root: Path, _: argparse.Namespace) -> int:
     found = list(entries(root))
     for folder in found:
         age = (time.time() - folder.stat().st_mtime) / 86400
-        print(f"{folder.parent.name:<12} {folder.name}  {_size(folder) / 2**20:9.2f} MiB  {age:6.1f} days  "
-              f"{_seconds(folder):8.1f} s to compute")  # fmt: skip
+        print(
+            f"{folder.parent.name:<12} {folder.name}  {_size(folder) / 2**20:9.2f} MiB  {age:6.1f} days  "
+            f"{_seconds(folder):8.1f} s to compute"
+        )
     print(f"{len(found)} stages, {sum(map(_size, found)) / 2**20:.1f} MiB in {root}")
     return 0
 
@@ -194,8 +196,9 @@ def _verify(root: Path, _: argparse.Namespace) -> int:
 
 def _prune(root: Path, args: argparse.Namespace) -> int:
     limit = time.time() - args.days * 86400
-    doomed = [f for f in entries(root)
-              if f.stat().st_mtime < limit and (args.stage is None or f.parent.name == args.stage)]  # fmt: skip
+    doomed = [
+        f for f in entries(root) if f.stat().st_mtime < limit and (args.stage is None or f.parent.name == args.stage)
+    ]
     doomed += [p for p in root.glob("*/*.partial") if p.stat().st_mtime < limit]
     freed = sum(map(_size, doomed))
     for folder in doomed:
@@ -208,8 +211,12 @@ def _prune(root: Path, args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m simu.cache", description="Look after the stage cache.")
-    parser.add_argument("--dir", type=Path, default=Path(os.environ.get("SIMU_CACHE_DIR", ".cache/simu")),
-                        help="the run's cache_dir (default: $SIMU_CACHE_DIR or .cache/simu)")  # fmt: skip
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path(os.environ.get("SIMU_CACHE_DIR", ".cache/simu")),
+        help="the run's cache_dir (default: $SIMU_CACHE_DIR or .cache/simu)",
+    )
     commands = parser.add_subparsers(required=True, metavar="ls|show|verify|prune")
     commands.add_parser("ls", help="list finished stages, sizes and ages").set_defaults(run=_ls)
     show = commands.add_parser("show", help="what one stage depends on and holds")

@@ -27,8 +27,18 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from simu.types import FieldError, UserError, require
 
 STAGES = ("target", "attribution", "mask", "unlearning", "evaluation")
-SLOTS = ("model", "data", "attribution", "mask", "objective", "optimizer", "selection", "training", "evaluator",
-         "tracker")  # fmt: skip
+SLOTS = (
+    "model",
+    "data",
+    "attribution",
+    "mask",
+    "objective",
+    "optimizer",
+    "selection",
+    "training",
+    "evaluator",
+    "tracker",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +103,10 @@ class RunConfig:
             return torch.device("cuda" if gpus else "cpu")
         device = torch.device(self.device)
         if device.type == "cuda" and (device.index or 0) >= gpus:
-            raise UserError(f"device={self.device}: this machine has {gpus or 'no'} CUDA device{'s' * (gpus > 1)}; "
-                            "allowed here: auto, cpu")  # fmt: skip
+            raise UserError(
+                f"device={self.device}: this machine has {gpus or 'no'} CUDA device{'s' * (gpus > 1)}; "
+                "allowed here: auto, cpu"
+            )
         if device.type == "mps" and not torch.backends.mps.is_available():
             raise UserError(f"device={self.device}: this machine has no MPS device; allowed here: auto, cpu")
         return device

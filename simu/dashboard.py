@@ -9,8 +9,14 @@ import argparse
 import sys
 from typing import Any
 
-METRICS = ("aggregate", "forget/rouge_l_recall", "retain/rouge_l_recall", "forget/exact_match", "retain/exact_match",
-           "mia/min_k")  # fmt: skip
+METRICS = (
+    "aggregate",
+    "forget/rouge_l_recall",
+    "retain/rouge_l_recall",
+    "forget/exact_match",
+    "retain/exact_match",
+    "mia/min_k",
+)
 STEPS = ("train/forget_loss", "train/retain_loss", "train/grad_norm", "train/clipped_fraction", "train/lr")
 
 
@@ -21,8 +27,11 @@ def workspace(entity: str, project: str) -> Any:
 
     method = panels.Config("method.name")
     bars: list[Any] = [panels.BarPlot(title=m, metrics=[panels.SummaryMetric(m)], groupby=method) for m in METRICS]
-    trade = panels.ScatterPlot(title="forgetting against retention", x=panels.SummaryMetric("forget/rouge_l_recall"),
-                               y=panels.SummaryMetric("retain/rouge_l_recall"))  # fmt: skip
+    trade = panels.ScatterPlot(
+        title="forgetting against retention",
+        x=panels.SummaryMetric("forget/rouge_l_recall"),
+        y=panels.SummaryMetric("retain/rouge_l_recall"),
+    )
     lines: list[Any] = [panels.LinePlot(title=s, y=[panels.Metric(s)]) for s in STEPS]
     media = panels.MediaBrowser(media_keys=["attribution/forget", "attribution/retain", "mask"])
     sections = [
@@ -42,8 +51,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         saved = workspace(options.entity, options.project).save()
     except ImportError:
-        print('simu.dashboard: wandb-workspaces is not installed; pip install "simu-unlearning[dashboards]"',
-              file=sys.stderr)  # fmt: skip
+        print(
+            'simu.dashboard: wandb-workspaces is not installed; pip install "simu-unlearning[dashboards]"',
+            file=sys.stderr,
+        )
         return 2
     except Exception as error:  # whatever the server or the missing login answers, the user can only read it
         said = " ".join(str(error).split())[:200]

@@ -48,8 +48,10 @@ def training_lines(stages: Stages, parts: Anatomy, total: int) -> list[str]:
         return [state_line("every parameter", total, stages)]
     attention = sum(p.numel() for layer in parts.attention for _, module in layer for p in module.parameters())
     width = sum(p.numel() for module in parts.down_projections for p in module.parameters()) // parts.n_neurons
-    return [state_line(f"attention and {share:.0%} of rows", attention + round(share * parts.n_neurons) * width, stages)
-            for share in (0.0, 0.05, 1.0)]  # fmt: skip
+    return [
+        state_line(f"attention and {share:.0%} of rows", attention + round(share * parts.n_neurons) * width, stages)
+        for share in (0.0, 0.05, 1.0)
+    ]
 
 
 def state_line(what: str, trained: int, stages: Stages) -> str:

@@ -22,8 +22,9 @@ from simu.stages import Stages
 log = logging.getLogger("simu")
 
 
-def run(cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[str],
-        labels: Mapping[str, str]) -> float | None:  # fmt: skip
+def run(
+    cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[str], labels: Mapping[str, str]
+) -> float | None:
     """Do the stages in `cfg.stages`, fill the run's folder, return the aggregate after unlearning (None: none asked).
 
     `config` is the composed config as plain values, `overrides` the command line, both for the record.
@@ -87,6 +88,12 @@ def record_failure(folder: Path, reason: str) -> None:
 def _labels(cfg: RunConfig, labels: Mapping[str, str]) -> dict[str, str]:
     """How a dashboard groups the run."""
     group = labels.get("group") or f"{cfg.model.name}-{cfg.data.name}"
-    return {"group": group, "job_type": "run" if "evaluation" in cfg.stages else cfg.stages[-1],
-            "name": f"{cfg.model.name}-{cfg.data.name}-{cfg.method.name}-{cfg.seed}", "method": cfg.method.name,
-            "data": cfg.data.name, "model": cfg.model.name, "seed": str(cfg.seed)}  # fmt: skip
+    return {
+        "group": group,
+        "job_type": "run" if "evaluation" in cfg.stages else cfg.stages[-1],
+        "name": f"{cfg.model.name}-{cfg.data.name}-{cfg.method.name}-{cfg.seed}",
+        "method": cfg.method.name,
+        "data": cfg.data.name,
+        "model": cfg.model.name,
+        "seed": str(cfg.seed),
+    }

@@ -14,6 +14,14 @@ T = TypeVar("T")
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
     """Yield `items` behind a bar on stderr; in a log file (no terminal) a line at most every 30 s."""
     terminal = sys.stderr.isatty()
-    bar = tqdm(items, desc=what, total=total, unit=unit, leave=False, dynamic_ncols=terminal,
-               mininterval=0.2 if terminal else 30.0, delay=0.0 if terminal else 5.0)  # fmt: skip
+    bar = tqdm(
+        items,
+        desc=what,
+        total=total,
+        unit=unit,
+        leave=False,
+        dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else 30.0,
+        delay=0.0 if terminal else 5.0,
+    )
     yield from bar

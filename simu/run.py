@@ -96,8 +96,10 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
     if "Could not detect" in str(error) and "srun" in str(error):
         return "hydra/launcher=submitit_slurm: no srun on this machine; allowed without a cluster is submitit_local"
     if no_room(error):
-        return (f"no room to write ({one_line(error)[:200]}); free some in cache_dir (python -m simu.cache prune) or "
-                "hydra.run.dir: the same command goes on from the last checkpoint")  # fmt: skip
+        return (
+            f"no room to write ({one_line(error)[:200]}); free some in cache_dir (python -m simu.cache prune) or "
+            "hydra.run.dir: the same command goes on from the last checkpoint"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
     return None

@@ -301,9 +301,15 @@ class _SelectedRows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, row_bias: Tensor | None, index: Tensor,
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Tensor,
+        row_bias: Tensor | None,
+        index: Tensor,
         transposed: bool,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, index)
         ctx.transposed, ctx.dtype = transposed, rows.dtype
         return nn.functional.linear(x, weight.t() if transposed else weight, bias)
@@ -331,9 +337,14 @@ class LoraPart:
 
         targets = [named for layer in parts.attention for named in layer]
         self.names: tuple[str, ...] = tuple(f"{name}.weight" for name, _ in targets)
-        config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
-                            target_modules=[name for name, _ in targets],
-                            fan_in_fan_out=is_conv1d(targets[0][1]))  # fmt: skip
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            bias="none",
+            target_modules=[name for name, _ in targets],
+            fan_in_fan_out=is_conv1d(targets[0][1]),
+        )
         with torch.random.fork_rng():
             torch.manual_seed(lora.seed)
             self._tuner = LoraModel(model, config, self.ADAPTER)

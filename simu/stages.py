@@ -94,8 +94,9 @@ class Stages:
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[Encoded]:
         return encode_examples(tokenizer, self.template, rows, self.cfg.model.max_length)
 
-    def stage(self, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None], label: str,
-              together: bool = False) -> Entry:  # fmt: skip
+    def stage(
+        self, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None], label: str, together: bool = False
+    ) -> Entry:
         """The cache's entry, said in a line on the terminal and noted for provenance.json.
 
         In a process group the main process alone looks after the cache; the others join in what is done `together`.
@@ -124,10 +125,15 @@ class Stages:
 
     def _fine_tuned(self, retain_only: bool) -> Entry:
         rows = self.target_rows(retain_only)
-        inputs = {"model": self.cfg.model.identity(self.cfg.data.name), "target": asdict(self.cfg.model.target),
-                  "template": asdict(self.template), "max_length": self.cfg.model.max_length,
-                  "rows": digest_rows(rows), "vocabulary": digest_rows(self.target_rows()),
-                  "seed": self.cfg.seed}  # fmt: skip
+        inputs = {
+            "model": self.cfg.model.identity(self.cfg.data.name),
+            "target": asdict(self.cfg.model.target),
+            "template": asdict(self.template),
+            "max_length": self.cfg.model.max_length,
+            "rows": digest_rows(rows),
+            "vocabulary": digest_rows(self.target_rows()),
+            "seed": self.cfg.seed,
+        }
         label = "target (retain only)" if retain_only else "target"
         return self.stage("target", inputs, lambda folder: self._fine_tune(folder, rows), label, together=True)
 
@@ -149,17 +155,31 @@ class Stages:
         loop = Training(epochs=settings.max_epochs, batch_size=settings.batch_size, warmup=0.02)
         selection = select_parameters(model, None, scope="all", master=self.cfg.precision.master)
         optimizer = torch.optim.AdamW(selection.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-        result = train(model, selection, optimizer, Finetune(), encoded, settings=loop, pad_id=_pad(tokenizer),
-                       seed=self.cfg.seed, checkpoint=folder / CHECKPOINT / "training.pt", stop=memorised,
-                       label="target: fine-tuning")  # fmt: skip
+        result = train(
+            model,
+            selection,
+            optimizer,
+            Finetune(),
+            encoded,
+            settings=loop,
+            pad_id=_pad(tokenizer),
+            seed=self.cfg.seed,
+            checkpoint=folder / CHECKPOINT / "training.pt",
+            stop=memorised,
+            label="target: fine-tuning",
+        )
         if self.group:  # sharded weights are gathered; the main process puts them into a model of its own
             model, _ = self.untaught()
             apply_tensors(model, selection.trained_tensors())
         else:
             selection.merge()
         if not result.stopped:
-            log.warning("target: %.1f %% of rows memorised after model.target.max_epochs=%d, not the %.1f %% asked for",
-                        100 * (shares or [0.0])[-1], settings.max_epochs, 100 * settings.memorised)  # fmt: skip
+            log.warning(
+                "target: %.1f %% of rows memorised after model.target.max_epochs=%d, not the %.1f %% asked for",
+                100 * (shares or [0.0])[-1],
+                settings.max_epochs,
+                100 * settings.memorised,
+            )
         if self.main:
             save_folder(model, tokenizer, folder / "model")
             write_json(folder / "target.json", {"rows": len(rows), "steps": result.steps, "memorised": shares[-1:]})
@@ -206,15 +226,26 @@ class Stages:
 
     def _attribution(self, side: str) -> Tensor:
         rows = self.attribution_rows(side)
-        inputs = {"target": self.target, "attribution": _fields(self.cfg.attribution), "rows": digest_rows(rows),
-                  "template": asdict(self.template), "max_length": self.cfg.model.max_length}  # fmt: skip
+        inputs = {
+            "target": self.target,
+            "attribution": _fields(self.cfg.attribution),
+            "rows": digest_rows(rows),
+            "template": asdict(self.template),
+            "max_length": self.cfg.model.max_length,
+        }
 
         def compute(folder: Path) -> None:
             model, tokenizer = self.load_target()
             attribution = self.cfg.attribution
-            batches, _ = feed(tokenizer, self.template, rows, batch_size=attribution.batch_size,
-                              max_length=self.cfg.model.max_length, tokens=getattr(attribution, "tokens", "answer"),
-                              device=self.device)  # fmt: skip
+            batches, _ = feed(
+                tokenizer,
+                self.template,
+                rows,
+                batch_size=attribution.batch_size,
+                max_length=self.cfg.model.max_length,
+                tokens=getattr(attribution, "tokens", "answer"),
+                device=self.device,
+            )
             scores = attribution(model, batches, checkpoint=folder / CHECKPOINT)
             save_file({side: scores.cpu().contiguous()}, folder / "attribution.safetensors")
 
@@ -251,11 +282,19 @@ class Stages:
         chosen = (self.mask > 0).sum(dim=1).tolist()
         self.counts = {"total": self.mask.numel(), "selected": sum(chosen), "per_layer": chosen}
         share = 100 * sum(chosen) / self.mask.numel()
-        log.info("%-24s %s: %d of %d neurons (%.1f %%), by layer %s", "mask", type(self.cfg.mask).__name__.lower(),
-                 sum(chosen), self.mask.numel(), share, chosen)  # fmt: skip
+        log.info(
+            "%-24s %s: %d of %d neurons (%.1f %%), by layer %s",
+            "mask",
+            type(self.cfg.mask).__name__.lower(),
+            sum(chosen),
+            self.mask.numel(),
+            share,
+            chosen,
+        )
         _save_tensors({"mask": self.mask}, self.folder / "mask.safetensors")
-        critical = {f"critical_{side}": critical_neurons(scores, self.cfg.mask.t)
-                    for side, scores in self.scores.items()}  # fmt: skip
+        critical = {
+            f"critical_{side}": critical_neurons(scores, self.cfg.mask.t) for side, scores in self.scores.items()
+        }
         write_json(self.folder / "mask_report.json", mask_report({"mask": self.mask, **critical}, self.scores))
         self.tracker.heatmap("mask", self.mask)
 
@@ -267,11 +306,19 @@ class Stages:
         cfg = self.cfg
         if not cfg.training.steps(len(self.splits.forget)):
             return None
-        inputs = {"target": self.target, "mask": _tensor_digest(self.mask), "objective": _fields(cfg.objective),
-                  "optimizer": _fields(cfg.optimizer), "selection": _fields(cfg.selection),
-                  "training": _fields(cfg.training), "forget": digest_rows(self.splits.forget),
-                  "retain": digest_rows(self.splits.retain), "template": asdict(self.template),
-                  "max_length": cfg.model.max_length, "seed": cfg.seed}  # fmt: skip
+        inputs = {
+            "target": self.target,
+            "mask": _tensor_digest(self.mask),
+            "objective": _fields(cfg.objective),
+            "optimizer": _fields(cfg.optimizer),
+            "selection": _fields(cfg.selection),
+            "training": _fields(cfg.training),
+            "forget": digest_rows(self.splits.forget),
+            "retain": digest_rows(self.splits.retain),
+            "template": asdict(self.template),
+            "max_length": cfg.model.max_length,
+            "seed": cfg.seed,
+        }
         return self.stage("unlearning", inputs, self._unlearn, f"unlearning ({cfg.method.name})", together=True)
 
     def _unlearn(self, folder: Path) -> None:
@@ -281,10 +328,20 @@ class Stages:
         optimizer = cfg.optimizer(selection.named_parameters())
         steps = StepLog(folder / "train_log.jsonl", self.tracker) if self.main else None
         instead = [] if cfg.objective.answers == "original" else refusals(self.splits.forget, cfg.seed)
-        train(model, selection, optimizer, cfg.objective, self.encode(tokenizer, self.splits.forget),
-              self.encode(tokenizer, self.splits.retain), alternatives=self.encode(tokenizer, instead),
-              settings=cfg.training, pad_id=_pad(tokenizer), seed=cfg.seed, on_step=steps,
-              checkpoint=folder / CHECKPOINT / "training.pt")  # fmt: skip
+        train(
+            model,
+            selection,
+            optimizer,
+            cfg.objective,
+            self.encode(tokenizer, self.splits.forget),
+            self.encode(tokenizer, self.splits.retain),
+            alternatives=self.encode(tokenizer, instead),
+            settings=cfg.training,
+            pad_id=_pad(tokenizer),
+            seed=cfg.seed,
+            on_step=steps,
+            checkpoint=folder / CHECKPOINT / "training.pt",
+        )
         tensors = selection.trained_tensors()
         if self.main:
             save_file(tensors, folder / "weights.safetensors")
@@ -327,21 +384,37 @@ class Stages:
         """Of a model that never saw the forget rows: what forget_quality and the reference attack compare with."""
         if not self.cfg.retain_reference:
             return None
-        return self._evaluate(lambda: self.load_target(retain_only=True), "retain only", unlearning=None,
-                              target=self.fine_tuned(retain_only=True).digest, compare=False)  # fmt: skip
+        return self._evaluate(
+            lambda: self.load_target(retain_only=True),
+            "retain only",
+            unlearning=None,
+            target=self.fine_tuned(retain_only=True).digest,
+            compare=False,
+        )
 
     def _evaluate(self, load: Callable[[], Loaded], label: str, *, compare: bool = True, **weights: Any) -> Evaluation:
         rows = {name: digest_rows(examples) for name, examples in self.splits.evaluation.items()}
         reference = self.retain_only if compare else None
-        inputs = {"target": self.target, "rows": rows, "evaluator": _fields(self.cfg.evaluator),
-                  "template": asdict(self.template), "max_length": self.cfg.model.max_length,
-                  "reference": digest(reference.rows) if reference else None} | weights  # fmt: skip
+        inputs = {
+            "target": self.target,
+            "rows": rows,
+            "evaluator": _fields(self.cfg.evaluator),
+            "template": asdict(self.template),
+            "max_length": self.cfg.model.max_length,
+            "reference": digest(reference.rows) if reference else None,
+        } | weights
 
         def compute(folder: Path) -> None:
             model, tokenizer = load()
             result = self.cfg.evaluator(
-                model, tokenizer, self.splits, self.template, max_length=self.cfg.model.max_length,
-                reference=reference, checkpoint=folder / CHECKPOINT)  # fmt: skip
+                model,
+                tokenizer,
+                self.splits,
+                self.template,
+                max_length=self.cfg.model.max_length,
+                reference=reference,
+                checkpoint=folder / CHECKPOINT,
+            )
             write_json(folder / "metrics.json", result.metrics)
             lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in result.rows)
             (folder / "generations.jsonl").write_text(lines, encoding="utf-8")
@@ -349,8 +422,10 @@ class Stages:
         entry = self.stage("evaluation", inputs, compute, f"evaluation ({label})")
         # not splitlines(): a collapsed model may well say U+0085 or U+2028, which JSON leaves as they are
         lines = (entry.folder / "generations.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
-        return Evaluation(metrics=json.loads((entry.folder / "metrics.json").read_text()),
-                          rows=[json.loads(line) for line in lines if line])  # fmt: skip
+        return Evaluation(
+            metrics=json.loads((entry.folder / "metrics.json").read_text()),
+            rows=[json.loads(line) for line in lines if line],
+        )
 
     def save_evaluation(self, metrics: dict[str, float]) -> None:
         """metrics.json and generations.jsonl; a row also has what the original model said (`original`)."""
@@ -363,8 +438,9 @@ class Stages:
         self.tracker.summary(metrics)
 
 
-def staged(cache: Cache, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None],
-           together: bool) -> Entry:  # fmt: skip
+def staged(
+    cache: Cache, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None], together: bool
+) -> Entry:
     """`Cache.stage` in a process group: the main process says where the work is, or that there is none."""
     said: list[Any] = []
 

@@ -68,11 +68,18 @@ class Wandb:
 
         os.environ.setdefault("WANDB_SILENT", "true")
         run = wandb.init(
-            mode=self.mode, project=self.project, entity=self.entity, dir=folder, config=dict(config),
-            group=self.group or labels["group"], job_type=labels["job_type"], name=labels["name"],
+            mode=self.mode,
+            project=self.project,
+            entity=self.entity,
+            dir=folder,
+            config=dict(config),
+            group=self.group or labels["group"],
+            job_type=labels["job_type"],
+            name=labels["name"],
             tags=[tag[:64] for tag in (labels["method"], labels["data"], labels["model"], f"seed={labels['seed']}")],
             reinit="finish_previous",  # a sweep's jobs share a process: never into the run of a job that broke off
-            settings=wandb.Settings(console="off", disable_git=True, x_disable_stats=True))  # fmt: skip
+            settings=wandb.Settings(console="off", disable_git=True, x_disable_stats=True),
+        )
         run.define_metric("train/*", step_metric="train/step")
         return run
 

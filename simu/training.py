@@ -297,8 +297,10 @@ def warn_runaway(model: nn.Module, objective: Objective, record: Record) -> bool
         log.warning(
             "step %d: forget loss %.1f is beyond twice the −%.1f of a uniform guess: the model is being destroyed "
             "rather than made to forget; try a lower optimizer.lr or fewer training.epochs",
-            record["step"], record["forget_loss"], chance,
-        )  # fmt: skip
+            record["step"],
+            record["forget_loss"],
+            chance,
+        )
     return runaway
 
 
@@ -323,8 +325,14 @@ def of_process(path: Path | None, place: Place) -> Path | None:
 
 
 def save(file: Checkpoint, selection: Trained, optimizer: torch.optim.Optimizer, records: list[Record]) -> None:
-    file.save({"selection": dict(selection.state_dict()), "optimizer": optimizer.state_dict(),
-               "random": random_state(), "records": records})  # fmt: skip
+    file.save(
+        {
+            "selection": dict(selection.state_dict()),
+            "optimizer": optimizer.state_dict(),
+            "random": random_state(),
+            "records": records,
+        }
+    )
 
 
 def restore(file: Checkpoint, selection: Trained, optimizer: torch.optim.Optimizer, place: Place) -> list[Record]:

@@ -14,12 +14,28 @@ def test_builds_with_nested_dataclass_and_tuple():
     from simu.models import FromConfig
 
     node = {
-        "_target_": "simu.models.FromConfig", "name": "x", "model_type": "llama", "hidden_size": 8,
-        "intermediate_size": 8, "layers": 1, "heads": 2, "kv_heads": 1, "vocab_size": 300, "max_length": 64,
-        "dtype": "float32", "choice_scorer": "rouge_l", "template": {"prompt": "Q {prompt}", "separator": " "},
-        "target": {"lr": "2e-3", "batch_size": 4, "max_epochs": 1, "memorised": 1, "check_every": 1,
-                   "weight_decay": 0.0},
-    }  # fmt: skip
+        "_target_": "simu.models.FromConfig",
+        "name": "x",
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "layers": 1,
+        "heads": 2,
+        "kv_heads": 1,
+        "vocab_size": 300,
+        "max_length": 64,
+        "dtype": "float32",
+        "choice_scorer": "rouge_l",
+        "template": {"prompt": "Q {prompt}", "separator": " "},
+        "target": {
+            "lr": "2e-3",
+            "batch_size": 4,
+            "max_epochs": 1,
+            "memorised": 1,
+            "check_every": 1,
+            "weight_decay": 0.0,
+        },
+    }
     model = build(node, "model")
     assert isinstance(model, FromConfig)
     assert model.template.render("a") == "Q a"

@@ -13,11 +13,23 @@ import pytest
 import yaml
 
 SMALL = [
-    "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2", "model.heads=2", "model.kv_heads=1",
-    "model.vocab_size=400", "model.target.max_epochs=2", "model.target.check_every=1", "data.authors=6",
-    "data.holdout_authors=2", "evaluator.max_new_tokens=12", "evaluator.bootstrap=50", "training.epochs=2",
-    "attribution.m=2", "device=cpu", "mask.t=0.5,1.5,0.6",
-]  # fmt: skip
+    "model.hidden_size=32",
+    "model.intermediate_size=48",
+    "model.layers=2",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.vocab_size=400",
+    "model.target.max_epochs=2",
+    "model.target.check_every=1",
+    "data.authors=6",
+    "data.holdout_authors=2",
+    "evaluator.max_new_tokens=12",
+    "evaluator.bootstrap=50",
+    "training.epochs=2",
+    "attribution.m=2",
+    "device=cpu",
+    "mask.t=0.5,1.5,0.6",
+]
 """Three jobs of seconds; the second asks for a threshold that is not allowed."""
 
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}

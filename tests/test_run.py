@@ -21,17 +21,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 SMALL = [
-    "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2", "model.heads=2", "model.kv_heads=1",
-    "model.vocab_size=400", "model.target.max_epochs=2", "model.target.check_every=1", "data.authors=6",
-    "data.holdout_authors=2", "evaluator.max_new_tokens=12", "evaluator.bootstrap=50", "training.epochs=2",
-    "attribution.m=2", "device=cpu",
-]  # fmt: skip
+    "model.hidden_size=32",
+    "model.intermediate_size=48",
+    "model.layers=2",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.vocab_size=400",
+    "model.target.max_epochs=2",
+    "model.target.check_every=1",
+    "data.authors=6",
+    "data.holdout_authors=2",
+    "evaluator.max_new_tokens=12",
+    "evaluator.bootstrap=50",
+    "training.epochs=2",
+    "attribution.m=2",
+    "device=cpu",
+]
 """A run of seconds: nothing is memorised, everything is done."""
 
 
 def simu(*words: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "simu.run", *words], cwd=cwd, capture_output=True, text=True,
-                          env={**os.environ, "SIMU_CACHE_DIR": str(cwd / "cache"), **env}, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "simu.run", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SIMU_CACHE_DIR": str(cwd / "cache"), **env},
+        timeout=600,
+    )
     if check:
         assert done.returncode == 0, done.stderr
     return done
@@ -210,8 +227,14 @@ def test_evaluator_of_other_data_is_one_line(finished):
 def test_no_room_on_the_disk_is_one_line_and_leaves_no_half_file(tmp_path):
     """Files end at 100 KB here, as they do on a full disk: the target's weights (167 KB) do not fit."""
     room = f"ulimit -f 100; {shlex.quote(sys.executable)} -m simu.run {' '.join(SMALL)} hydra.run.dir=run"
-    done = subprocess.run(["bash", "-c", room], cwd=tmp_path, capture_output=True, text=True, timeout=600,
-                          env={**os.environ, "SIMU_CACHE_DIR": str(tmp_path / "cache")})  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", room],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "SIMU_CACHE_DIR": str(tmp_path / "cache")},
+    )
     assert done.returncode == 2, done.stderr
     assert re.search(r"simu: no room to write \(.*File too large.*\); free some .*the same command", done.stderr)
     assert "Traceback" not in done.stderr
@@ -332,8 +355,9 @@ def test_two_workers_give_the_numbers_of_one_and_a_killed_sweep_goes_on(finished
     simu("-m", *SMALL, *sweep, *workers, cwd=tmp_path)
     simu("-m", *SMALL, "mask.t=0.5,0.6,0.7", "hydra.sweep.dir=serial", cwd=finished)
     for job in "012":
-        one, two = (json.loads((root / job / "metrics.json").read_text())
-                    for root in (finished / "serial", tmp_path / "sweep"))  # fmt: skip
+        one, two = (
+            json.loads((root / job / "metrics.json").read_text()) for root in (finished / "serial", tmp_path / "sweep")
+        )
         assert two == pytest.approx(one, abs=1e-6)
     assert len(list((tmp_path / "cache/attribution").glob("*/files.json"))) == 1
 
@@ -360,9 +384,23 @@ def test_two_workers_give_the_numbers_of_one_and_a_killed_sweep_goes_on(finished
 def test_two_processes_leave_one_run_folder_with_the_same_numbers(finished, tmp_path, sharded):
     """The whole pipeline under torchrun and under accelerate's FSDP, two gloo processes on the CPU."""
     replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    shards = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2",
-              "--num_machines", "1", "--dynamo_backend", "no", "--mixed_precision", "no",
-              "--main_process_port", "29612"]  # fmt: skip
+    shards = [
+        "-m",
+        "accelerate.commands.launch",
+        "--use_fsdp",
+        "--fsdp_version",
+        "2",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--dynamo_backend",
+        "no",
+        "--mixed_precision",
+        "no",
+        "--main_process_port",
+        "29612",
+    ]
     command = [sys.executable, *(shards if sharded else replicas), "-m", "simu.run", *SMALL, "hydra.run.dir=two"]
     env = os.environ | {"SIMU_CACHE_DIR": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)

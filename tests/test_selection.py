@@ -17,17 +17,36 @@ from simu.selection import Everything, Lora, Selected, apply_tensors, select_par
 from simu.types import UserError
 
 V = 61
-WIDTHS = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
-          "vocab_size": V, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
-          "eos_token_id": 2}  # fmt: skip
+WIDTHS = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": V,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 FAMILIES = {
     "llama": ("Llama", {"num_key_value_heads": 2}),
     "olmo": ("Olmo", {"clip_qkv": 8.0}),
     "qwen2": ("Qwen2", {"num_key_value_heads": 2}),  # q, k, v have biases
     "phi": ("Phi", {}),  # every projection has a bias, the down-projection too
-    "gpt2": ("GPT2", {"n_embd": 16, "n_inner": 24, "n_layer": 3, "n_head": 4, "n_positions": 64, "resid_pdrop": 0.0,
-                      "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
-}  # fmt: skip
+    "gpt2": (
+        "GPT2",
+        {
+            "n_embd": 16,
+            "n_inner": 24,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 64,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
+    ),
+}
 
 
 def build(family: str, dtype=torch.float32):

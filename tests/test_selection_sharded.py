@@ -18,12 +18,28 @@ from simu.selection import apply_tensors, select_parameters
 def build(family: str, dtype: torch.dtype):
     torch.manual_seed(0)
     if family == "gpt2":  # Conv1D: neurons are columns, sharding is by rows
-        config = transformers.GPT2Config(vocab_size=61, n_embd=16, n_inner=24, n_layer=2, n_head=4, n_positions=32,
-                                         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)  # fmt: skip
+        config = transformers.GPT2Config(
+            vocab_size=61,
+            n_embd=16,
+            n_inner=24,
+            n_layer=2,
+            n_head=4,
+            n_positions=32,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
         return transformers.GPT2LMHeadModel(config).to(dtype)
-    config = transformers.LlamaConfig(vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                                      num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
-                                      mlp_bias=True)  # fmt: skip
+    config = transformers.LlamaConfig(
+        vocab_size=61,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        mlp_bias=True,
+    )
     return transformers.LlamaForCausalLM(config).to(dtype)
 
 

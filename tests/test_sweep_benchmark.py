@@ -8,16 +8,28 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "sweep.py"
 SMALL = [
-    "model.hidden_size=32", "model.intermediate_size=48", "model.layers=2", "model.heads=2", "model.kv_heads=1",
-    "model.vocab_size=400", "model.target.max_epochs=1", "data.authors=4", "data.holdout_authors=1",
-    "evaluator.max_new_tokens=4", "evaluator.bootstrap=10", "training.epochs=1", "attribution.m=1", "device=cpu",
-]  # fmt: skip
+    "model.hidden_size=32",
+    "model.intermediate_size=48",
+    "model.layers=2",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.vocab_size=400",
+    "model.target.max_epochs=1",
+    "data.authors=4",
+    "data.holdout_authors=1",
+    "evaluator.max_new_tokens=4",
+    "evaluator.bootstrap=10",
+    "training.epochs=1",
+    "attribution.m=1",
+    "device=cpu",
+]
 
 
 @pytest.mark.slow
 def test_three_ways_agree_and_the_cache_shares_stages():
-    done = subprocess.run([sys.executable, str(SCRIPT), "--sweep", "mask.t=0.4,0.8", *SMALL],
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--sweep", "mask.t=0.4,0.8", *SMALL], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     runs = {
         line.split()[0]: line.split()[-4:] for line in done.stdout.splitlines() if line.startswith(("scr", "sweep"))

@@ -14,8 +14,15 @@ import torch
 
 from simu.tracking import Wandb, heat
 
-LABELS = {"group": "tiny-mini", "job_type": "run", "name": "n", "method": "simu", "data": "mini", "model": "tiny",
-          "seed": "3"}  # fmt: skip
+LABELS = {
+    "group": "tiny-mini",
+    "job_type": "run",
+    "name": "n",
+    "method": "simu",
+    "data": "mini",
+    "model": "tiny",
+    "seed": "3",
+}
 
 
 def inspect(file: Path, *words: str) -> str:

@@ -57,8 +57,9 @@ def test_trajectory_equals_steps_spelt_out_by_hand(tiny_llama):
     order, partner = pairing_table(10, 14, 2, 3)
     optimizer = torch.optim.AdamW(reference.parameters())
     paces = [1 / 2, 1.0, 3 / 3, 2 / 3, 1 / 3]  # two steps of warm-up, then down from 1
-    for step, (epoch, columns) in enumerate([(0, range(4)), (0, range(4, 8)), (0, range(8, 10)), (1, range(4)),
-                                             (1, range(4, 8))]):  # fmt: skip
+    for step, (epoch, columns) in enumerate(
+        [(0, range(4)), (0, range(4, 8)), (0, range(8, 10)), (1, range(4)), (1, range(4, 8))]
+    ):
         optimizer.param_groups[0]["lr"] = 1e-3 * paces[step]
         forget = full_ce(reference, [FORGET[order[epoch, i]] for i in columns])
         retain = full_ce(reference, [RETAIN[partner[epoch, i]] for i in columns])
@@ -102,8 +103,9 @@ def test_zero_epochs_leave_the_model_alone(tiny_llama):
 
 def test_records_are_told_as_they_happen(tiny_llama):
     told: list[dict] = []
-    result = run(tiny_llama, GradDiff(retain_weight=1.0), settings=Training(epochs=1, batch_size=4),
-                 on_step=told.append)  # fmt: skip
+    result = run(
+        tiny_llama, GradDiff(retain_weight=1.0), settings=Training(epochs=1, batch_size=4), on_step=told.append
+    )
     assert told == result.records
     assert len(told) == 3
 
@@ -148,9 +150,16 @@ def test_mild_forgetting_is_not_called_runaway(tiny_llama, caplog):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", -1), ("batch_size", 0), ("micro_batch_tokens", 0), ("warmup", 1.5), ("clip_norm", 0.0),
-     ("max_steps", -1), ("checkpoint_every", -1)],
-)  # fmt: skip
+    [
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("micro_batch_tokens", 0),
+        ("warmup", 1.5),
+        ("clip_norm", 0.0),
+        ("max_steps", -1),
+        ("checkpoint_every", -1),
+    ],
+)
 def test_ranges(field, value):
     with pytest.raises(FieldError, match=f"{field}={value}"):
         Training(**{"epochs": 1, "batch_size": 4, field: value})
@@ -201,10 +210,16 @@ save_file(model.state_dict(), {out!r})
 
 def child(tmp_path: Path, name: str, checkpoint: str) -> subprocess.Popen:
     here = Path(__file__)
-    code = CHILD.format(folder=str(here.parent), module=here.stem, checkpoint=str(tmp_path / checkpoint),
-                        out=str(tmp_path / name))  # fmt: skip
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    code = CHILD.format(
+        folder=str(here.parent), module=here.stem, checkpoint=str(tmp_path / checkpoint), out=str(tmp_path / name)
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_killed_at_any_step_and_started_again_gives_the_same_bytes(tmp_path):

@@ -20,9 +20,23 @@ HERE = Path(__file__)
 
 def launcher(place: str) -> list[str]:
     """What comes before the program on the command line; both launchers pick a free port themselves."""
-    sharding = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2",
-                "--num_machines", "1", "--dynamo_backend", "no", "--mixed_precision", "no",
-                "--main_process_port", "0"]  # fmt: skip
+    sharding = [
+        "-m",
+        "accelerate.commands.launch",
+        "--use_fsdp",
+        "--fsdp_version",
+        "2",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--dynamo_backend",
+        "no",
+        "--mixed_precision",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     return {"one": [], "replicated": replicas, "sharded": sharding}[place]
 
@@ -44,8 +58,19 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
     chosen = option("selection", selection)(model, MASKS["some"])
     optimizer = option("optimizer", "sophia", lr=1e-3)(chosen.named_parameters())
     settings = Training(epochs=5, batch_size=3, micro_batch_tokens=16, max_steps=10, checkpoint_every=3)
-    result = train(model, chosen, optimizer, option("objective", objective), FORGET, RETAIN, alternatives=REFUSALS,
-                   settings=settings, pad_id=0, on_step=on_step, checkpoint=Path(checkpoint))  # fmt: skip
+    result = train(
+        model,
+        chosen,
+        optimizer,
+        option("objective", objective),
+        FORGET,
+        RETAIN,
+        alternatives=REFUSALS,
+        settings=settings,
+        pad_id=0,
+        on_step=on_step,
+        checkpoint=Path(checkpoint),
+    )
     weights = chosen.trained_tensors()
     if not dist.is_initialized() or dist.get_rank() == 0:
         sharded = sum(type(p).__name__ == "DTensor" for p in model.parameters())
@@ -54,10 +79,21 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
 
 def run(place: str, tmp_path: Path, objective: str, selection: str, *, die_at: int = 0, name: str = "") -> dict:
     out = tmp_path / f"{name or place}.pt"
-    command = [sys.executable, *launcher(place), str(HERE), objective, selection, str(out),
-               str(tmp_path / f"checkpoint-{name or place}.pt"), str(die_at)]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]),
-                                "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    command = [
+        sys.executable,
+        *launcher(place),
+        str(HERE),
+        objective,
+        selection,
+        str(out),
+        str(tmp_path / f"checkpoint-{name or place}.pt"),
+        str(die_at),
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(HERE.parents[1]),
+        "ACCELERATE_USE_CPU": "true",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     if die_at:
         assert done.returncode != 0

@@ -36,8 +36,16 @@ def rows(n: int, seed: int) -> list[Encoded]:
 def measured() -> dict[str, dict[str, int]]:
     step = benchmark()
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=1000, hidden_size=64, intermediate_size=172, num_hidden_layers=4,
-                                         num_attention_heads=4, num_key_value_heads=4))  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=1000,
+            hidden_size=64,
+            intermediate_size=172,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+        )
+    )
     options = argparse.Namespace(batch=8, micro=4, tokens=256, share=0.05, steps=1)
     batches = step.pairs(rows(16, 1), rows(16, 2), 8, 2)
     result = {}

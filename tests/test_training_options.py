@@ -47,8 +47,15 @@ FORGET, RETAIN, REFUSALS = rows(8, 1), rows(12, 2), rows(8, 3)
 
 def fresh(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     return LlamaForCausalLM(config).to(dtype)
 
 
@@ -66,8 +73,19 @@ def unlearn(objective, optimizer, selection, mask, *, dtype=torch.float32, check
             raise Killed
 
     settings = Training(epochs=1, batch_size=2, micro_batch_tokens=1, checkpoint_every=2, warmup=0.0)
-    result = train(model, chosen, built, objective, FORGET, RETAIN, alternatives=REFUSALS, settings=settings, pad_id=0,
-                   checkpoint=checkpoint, on_step=on_step)  # fmt: skip
+    result = train(
+        model,
+        chosen,
+        built,
+        objective,
+        FORGET,
+        RETAIN,
+        alternatives=REFUSALS,
+        settings=settings,
+        pad_id=0,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     chosen.merge()
     return model, result
 
@@ -149,8 +167,16 @@ def test_activation_checkpointing_changes_nothing(objective):
         model = fresh().double()
         chosen = option("selection", "selected")(model, MASKS["some"])
         settings = Training(epochs=1, batch_size=4, activation_checkpointing=recompute)
-        train(model, chosen, option("optimizer", "adamw", lr=1e-3)(chosen.named_parameters()),
-              option("objective", objective), FORGET, RETAIN, settings=settings, pad_id=0)  # fmt: skip
+        train(
+            model,
+            chosen,
+            option("optimizer", "adamw", lr=1e-3)(chosen.named_parameters()),
+            option("objective", objective),
+            FORGET,
+            RETAIN,
+            settings=settings,
+            pad_id=0,
+        )
         results.append(chosen.state_dict())
         assert not model.is_activation_checkpointing
     for name, value in results[0].items():
@@ -161,8 +187,16 @@ def test_an_objective_that_reads_alternatives_asks_for_them():
     model = fresh()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="alternative"):
-        train(model, model, optimizer, option("objective", "dpo"), FORGET, RETAIN, pad_id=0,
-              settings=Training(epochs=1, batch_size=2))  # fmt: skip
+        train(
+            model,
+            model,
+            optimizer,
+            option("objective", "dpo"),
+            FORGET,
+            RETAIN,
+            pad_id=0,
+            settings=Training(epochs=1, batch_size=2),
+        )
 
 
 def test_sophia_g_is_given_labels_of_its_own_and_the_step_is_as_without():
@@ -176,8 +210,17 @@ def test_sophia_g_is_given_labels_of_its_own_and_the_step_is_as_without():
     def on_step(record):
         seen.append([copy.deepcopy(optimizer.state[p]["hessian"]) for p in chosen.parameters()])
 
-    train(model, chosen, optimizer, option("objective", "graddiff"), FORGET, RETAIN, pad_id=0, on_step=on_step,
-          settings=Training(epochs=1, batch_size=2))  # fmt: skip
+    train(
+        model,
+        chosen,
+        optimizer,
+        option("objective", "graddiff"),
+        FORGET,
+        RETAIN,
+        pad_id=0,
+        on_step=on_step,
+        settings=Training(epochs=1, batch_size=2),
+    )
     equal = [all(torch.equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in itertools.pairwise(seen)]
     assert equal == [True, False, True]
     assert all(h.min() >= 0 and h.max() > 0 for h in seen[0])

@@ -27,8 +27,9 @@ class ShadowAttention(torch.autograd.Function):
     """softmax([q·K_cleanᵀ + mask, q·k_own]) over T + 1 keys; gradients for q, k and v only."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, mask: Tensor,
-                scale: float) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
         """[R, N, H, E] from q [R, H, N, E], own k and v [R, K, N, E], clean keys and values [B, K, T, E] and an
         additive mask [B, 1 or H, N, T]."""
         B, K, T, E = keys.shape

@@ -85,8 +85,17 @@ class Sizes:
         size = getattr(config, "head_dim", None) or parts.d_model // heads
         keys = getattr(config, "num_key_value_heads", None) or heads
         weights = {id(p): p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers())}
-        return cls(parts, hf.dtype, sum(weights.values()), attention, matrices - attention, heads * size, keys * size,
-                   int(config.vocab_size), saved)  # fmt: skip
+        return cls(
+            parts,
+            hf.dtype,
+            sum(weights.values()),
+            attention,
+            matrices - attention,
+            heads * size,
+            keys * size,
+            int(config.vocab_size),
+            saved,
+        )
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,14 @@ class Gradient:
     ) -> NeuronScores:
         """Sums over samples: float32 [L, D], or [G, L, D] with `groups`."""
         return neuron_attribution(
-            model, batches, m=1, objective=self.objective, position=self.position, reduction=self.reduction,
-            tokens=self.tokens, groups=groups, max_memory=self.max_memory, checkpoint=checkpoint,
-        )  # fmt: skip
+            model,
+            batches,
+            m=1,
+            objective=self.objective,
+            position=self.position,
+            reduction=self.reduction,
+            tokens=self.tokens,
+            groups=groups,
+            max_memory=self.max_memory,
+            checkpoint=checkpoint,
+        )

@@ -84,12 +84,29 @@ def neuron_attribution(
         batch["labels"] = scored_labels(batch, tokens)
         if groups is not None:
             _require_groups(batch, groups)
-    work = plan(model, given, m=m, position=position, layers=layers, path=path, max_memory=max_memory,
-                recompute=recompute, groups=groups or 1)  # fmt: skip
+    work = plan(
+        model,
+        given,
+        m=m,
+        position=position,
+        layers=layers,
+        path=path,
+        max_memory=max_memory,
+        recompute=recompute,
+        groups=groups or 1,
+    )
     log.info("%s", work)
     device = next(model.parameters()).device
-    settings = {"m": m, "objective": objective, "position": position, "layers": layers, "path": path,
-                "reduction": reduction, "groups": groups, "pieces": work.pieces}  # fmt: skip
+    settings = {
+        "m": m,
+        "objective": objective,
+        "position": position,
+        "layers": layers,
+        "path": path,
+        "reduction": reduction,
+        "groups": groups,
+        "pieces": work.pieces,
+    }
     digest = fingerprint(model, given, settings) if checkpoint is not None else ""
     points = fractions(m, path)
     with undisturbed(model), torch.enable_grad():
@@ -109,8 +126,10 @@ def scored_labels(batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         raise UserError("attention_mask: a row is padded on the left or has holes; allowed is padding on the right")
     if tokens == "template":
         if "template" not in batch:
-            raise UserError("attribution.tokens='template': a batch has no 'template' (LongTensor [B, T], 1 where a "
-                            "token belongs to the template); allowed without it is 'answer'")  # fmt: skip
+            raise UserError(
+                "attribution.tokens='template': a batch has no 'template' (LongTensor [B, T], 1 where a "
+                "token belongs to the template); allowed without it is 'answer'"
+            )
         labels = torch.where(batch["template"].bool(), batch["input_ids"], labels)
     return labels.masked_fill(~mask, IGNORE)
 
@@ -122,8 +141,9 @@ def count_samples(batches: Batches, tokens: Tokens = "answer") -> int:
 
 def _require_groups(batch: Mapping[str, Tensor], groups: int) -> None:
     if "group" not in batch:
-        raise UserError("groups: a batch has no 'group' (LongTensor [B], the group of each row); allowed without it is "
-                        "groups=None")  # fmt: skip
+        raise UserError(
+            "groups: a batch has no 'group' (LongTensor [B], the group of each row); allowed without it is groups=None"
+        )
     low, high = int(batch["group"].min()), int(batch["group"].max())
     require(0 <= low <= high < groups, "batch['group']", (low, high), f"0 ≤ group < groups={groups}")
 
@@ -246,5 +266,15 @@ class Integrated:
     ) -> Plan:
         """Bytes and FLOPs by stage on `device`; `model` may be on the meta device."""
         given = [{**batch, "labels": scored_labels(batch, self.tokens)} for batch in batches]
-        return plan(model, given, m=self.m, position=self.position, layers=self.layers, path=self.path,
-                    max_memory=self.max_memory, recompute=self.recompute, groups=groups, device=device)  # fmt: skip
+        return plan(
+            model,
+            given,
+            m=self.m,
+            position=self.position,
+            layers=self.layers,
+            path=self.path,
+            max_memory=self.max_memory,
+            recompute=self.recompute,
+            groups=groups,
+            device=device,
+        )

@@ -63,8 +63,10 @@ class Plan:
         lines += [f"  {s.name:<32}{s.bytes / GIB:>12.3f}{s.flops / 1e12:>12.3f}" for s in self.stages]
         lines += [f"  {'all':<32}{self.peak / GIB:>12.3f}{self.flops / 1e12:>12.3f}"]
         limit = "none" if self.limit is None else f"{self.limit / GIB:.2f} GiB"
-        lines += [f"  {self.neurons} neurons, {self.samples} next-token samples, {len(self.pieces)} micro-batches, "
-                  f"{self.units} passes, recomputation {'on' if self.recompute else 'off'}, limit {limit}"]  # fmt: skip
+        lines += [
+            f"  {self.neurons} neurons, {self.samples} next-token samples, {len(self.pieces)} micro-batches, "
+            f"{self.units} passes, recomputation {'on' if self.recompute else 'off'}, limit {limit}"
+        ]
         return "\n".join(lines)
 
 
@@ -107,8 +109,10 @@ def plan(
             return _counted(cut, tuple(piece for pieces in found for piece in pieces or ()), samples)
     widest = Piece(0, (0,), T, N)
     needed = (cut.fixed(widest) + cut.least(N)) / GIB
-    raise UserError(f"attribution.max_memory={max_memory}: one row of {T} tokens needs {needed:.3f} GiB; allowed is at "
-                    "least that, or shorter rows (model.max_length)")  # fmt: skip
+    raise UserError(
+        f"attribution.max_memory={max_memory}: one row of {T} tokens needs {needed:.3f} GiB; allowed is at "
+        "least that, or shorter rows (model.max_length)"
+    )
 
 
 def _lengths(batch: Mapping[str, Tensor], position: Position) -> list[tuple[int, int, int]]:

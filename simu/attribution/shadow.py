@@ -111,8 +111,7 @@ def layout(labels: Tensor, attention_mask: Tensor, position: Position) -> Layout
         return Layout(positions, valid, scored, target, torch.ones_like(valid), before & valid[:, :, None], eye, True)
     first = positions[:, :1, None]
     earlier = (positions[:, None, :] <= positions[:, :, None]) & valid[:, None, :] & valid[:, :, None]
-    return Layout(positions, valid, scored, target, scored | ~valid, before & (time < first), earlier | eye,
-                  False)  # fmt: skip
+    return Layout(positions, valid, scored, target, scored | ~valid, before & (time < first), earlier | eye, False)
 
 
 @dataclass
@@ -224,16 +223,24 @@ class Engine:
         try:
             with torch.no_grad():
                 at = torch.arange(T, device=ids.device)[None]
-                self.model(input_ids=ids, attention_mask=everything, position_ids=at, cache=cache, use_cache=True,
-                           logits_to_keep=1)  # fmt: skip
+                self.model(
+                    input_ids=ids,
+                    attention_mask=everything,
+                    position_ids=at,
+                    cache=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
         finally:
             for handle in handles:
                 handle.remove()
         state.keys = [layer.keys for layer in cache.layers]
         state.values = [layer.values for layer in cache.layers]
         if not len(state.keys) == len(state.beta) == len(state.inputs) == self.parts.n_layers:
-            raise UserError(f"{self.name}: {len(state.inputs)} layers ran, {len(state.beta)} down-projections and "
-                            f"{len(state.keys)} caches were seen; allowed is one each a layer")  # fmt: skip
+            raise UserError(
+                f"{self.name}: {len(state.inputs)} layers ran, {len(state.beta)} down-projections and "
+                f"{len(state.keys)} caches were seen; allowed is one each a layer"
+            )
         self.apart = where.alone and self._attends_apart(T)
         return state
 
@@ -255,12 +262,17 @@ class Engine:
         kinds = [v for v in given.values() if isinstance(v, dict)] or [given]
         for rope in kinds:
             kind = rope.get("rope_type")
-            limit = rope.get("original_max_position_embeddings") or getattr(
-                config, "original_max_position_embeddings", None) or config.max_position_embeddings  # fmt: skip
+            limit = (
+                rope.get("original_max_position_embeddings")
+                or getattr(config, "original_max_position_embeddings", None)
+                or config.max_position_embeddings
+            )
             if kind in LENGTH_DEPENDENT and limit < T:
-                raise UserError(f"{self.name}: its rotary embedding ({kind}) changes with the row's length beyond "
-                                f"{limit} tokens, so a row of {T} has no clean prefix; allowed are rows up to {limit} "
-                                "(model.max_length)")  # fmt: skip
+                raise UserError(
+                    f"{self.name}: its rotary embedding ({kind}) changes with the row's length beyond "
+                    f"{limit} tokens, so a row of {T} has no clean prefix; allowed are rows up to {limit} "
+                    "(model.max_length)"
+                )
 
     @staticmethod
     def _named(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -332,8 +344,10 @@ class Engine:
         clean, again = self.state.output[rows].detach().double(), hidden[rows].detach().double()
         error = float((again - clean).norm() / clean.norm().clamp_min(1e-30))
         if not error <= TOLERANCE.get(hidden.dtype, 0.1):
-            raise UserError(f"{self.name} cannot be treated exactly: its blocks, re-run on the predicting positions "
-                            f"alone, differ from its own forward pass by {error:.1e} (relative)")  # fmt: skip
+            raise UserError(
+                f"{self.name} cannot be treated exactly: its blocks, re-run on the predicting positions "
+                f"alone, differ from its own forward pass by {error:.1e} (relative)"
+            )
 
     def _streams(self, x: Tensor, rows: int) -> Tensor:
         """[B, N] → [rows, N, 1], repeated over streams."""
@@ -341,8 +355,9 @@ class Engine:
 
     def _through(self, layer: int, hidden: Tensor, a: Tensor | None, offset: Tensor | None, fresh: int = 0) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._block, layer, hidden, a, offset, fresh, use_reentrant=False,
-                              preserve_rng_state=False)  # fmt: skip
+            return checkpoint(
+                self._block, layer, hidden, a, offset, fresh, use_reentrant=False, preserve_rng_state=False
+            )
         return self._block(layer, hidden, a, offset, fresh)
 
     def _block(self, layer: int, hidden: Tensor, a: Tensor | None, offset: Tensor | None, fresh: int = 0) -> Tensor:
@@ -360,8 +375,10 @@ class Engine:
             stack.enter_context(self._attended(layer, len(hidden), fresh))
             out = self.parts.blocks[layer](**call)
         if not cache.asked and fresh < len(hidden):
-            raise UserError(f"{self.name}: layer {layer} never asked the key-value cache, so its attention cannot be "
-                            "given clean keys; allowed are decoders that use transformers' cache")  # fmt: skip
+            raise UserError(
+                f"{self.name}: layer {layer} never asked the key-value cache, so its attention cannot be "
+                "given clean keys; allowed are decoders that use transformers' cache"
+            )
         return out
 
     def _arguments(self, layer: int, rows: int, cache: ShadowCache) -> dict[str, Any]:
@@ -378,8 +395,10 @@ class Engine:
             elif name == "use_cache":
                 made[name] = False
             elif _holds_tensor(value):
-                raise UserError(f"{self.name}: layer {layer} takes a tensor {name!r} that cannot be restricted to the "
-                                "predicting positions; allowed are masks and positions")  # fmt: skip
+                raise UserError(
+                    f"{self.name}: layer {layer} takes a tensor {name!r} that cannot be restricted to the "
+                    "predicting positions; allowed are masks and positions"
+                )
             else:
                 made[name] = value
         made.setdefault("attention_mask", self._mask(None, rows))
@@ -422,8 +441,9 @@ class Engine:
         elif model_mask.dim() == 4 and model_mask.shape[-2:] == (T, T):
             full = model_mask
         else:
-            raise UserError(f"{self.name}: its attention mask has shape {tuple(model_mask.shape)}; "
-                            f"allowed is [B, heads, {T}, {T}]")  # fmt: skip
+            raise UserError(
+                f"{self.name}: its attention mask has shape {tuple(model_mask.shape)}; allowed is [B, heads, {T}, {T}]"
+            )
         low = torch.finfo(self.state.beta[0].dtype).min
         self._require_causal(full if full.dtype == torch.bool else full > low / 2)
         heads = full.shape[1]

@@ -37,8 +37,10 @@ def kind(row_id: str) -> str:
 def _split(row_id: str) -> tuple[str, str]:
     match = _ID.fullmatch(row_id)
     if match is None:
-        raise UserError(f"{row_id!r} is no LUME id: a document id followed by sc1 or qa<digit> is; evaluator=lume "
-                        "scores data=lume or rows with such ids")  # fmt: skip
+        raise UserError(
+            f"{row_id!r} is no LUME id: a document id followed by sc1 or qa<digit> is; evaluator=lume "
+            "scores data=lume or rows with such ids"
+        )
     return match[1], match[2]
 
 
@@ -78,19 +80,35 @@ class Lume:
 
     def __post_init__(self) -> None:
         last = FOLDS.index(self.fold) if self.fold in FOLDS else 0
-        require(0 <= self.forget_offset <= last, "forget_offset", self.forget_offset,
-                f"0 to {last} with fold={self.fold}: folds before it in {', '.join(FOLDS)}")  # fmt: skip
+        require(
+            0 <= self.forget_offset <= last,
+            "forget_offset",
+            self.forget_offset,
+            f"0 to {last} with fold={self.fold}: folds before it in {', '.join(FOLDS)}",
+        )
         for field in ("forget_rows", "retain_rows", "evaluation_rows"):
             value = getattr(self, field)
             require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
         for field in ("mia_member_file", "mia_nonmember_file"):
             value = getattr(self, field)
-            require((value is not None) == (self.mia_set == "files"), field, value,
-                    "a file with mia_set=files, and null with any other")  # fmt: skip
-        require(self.mia_set != "fold" or self.fold != "all", "mia_set", self.mia_set,
-                "'public' or 'files' with fold=all, which leaves no other fold for non-members")  # fmt: skip
-        require(self.mia_set != "fold" or self.forget in ("all", "Task3"), "mia_set", self.mia_set,
-                f"'public' or 'files' with forget={self.forget}: the fold set is made of Task3 documents")  # fmt: skip
+            require(
+                (value is not None) == (self.mia_set == "files"),
+                field,
+                value,
+                "a file with mia_set=files, and null with any other",
+            )
+        require(
+            self.mia_set != "fold" or self.fold != "all",
+            "mia_set",
+            self.mia_set,
+            "'public' or 'files' with fold=all, which leaves no other fold for non-members",
+        )
+        require(
+            self.mia_set != "fold" or self.forget in ("all", "Task3"),
+            "mia_set",
+            self.mia_set,
+            f"'public' or 'files' with forget={self.forget}: the fold set is made of Task3 documents",
+        )
 
     def __call__(self) -> Splits:
         folder = fetch() if self.path is None else Path(self.path).expanduser()
@@ -105,8 +123,12 @@ class Lume:
             member, nonmember = matched_documents(forget, outside)
         else:
             member, nonmember = (documents(path) for path in self._mia_files(folder))
-        evaluation = {"forget": forget, "retain": retain, "mia_member": self._as_rows(member, "mia_member"),
-                      "mia_nonmember": self._as_rows(nonmember, "mia_nonmember")}  # fmt: skip
+        evaluation = {
+            "forget": forget,
+            "retain": retain,
+            "mia_member": self._as_rows(member, "mia_member"),
+            "mia_nonmember": self._as_rows(nonmember, "mia_nonmember"),
+        }
         return Splits(
             name=self.name,
             forget=forget,
@@ -155,8 +177,10 @@ def in_fold(folder: Path, side: str, fold: str, rows: Rows) -> Rows:
         return rows
     if _is_hub_copy(folder):
         if fold not in HUB_FOLDS:
-            raise UserError(f"data.fold={fold}: the hub's copy has the folds {' and '.join(HUB_FOLDS)} only; pass "
-                            "data.path=/path/to/folder with forget.jsonl, retain.jsonl and folds/")  # fmt: skip
+            raise UserError(
+                f"data.fold={fold}: the hub's copy has the folds {' and '.join(HUB_FOLDS)} only; pass "
+                "data.path=/path/to/folder with forget.jsonl, retain.jsonl and folds/"
+            )
         return _read_parquet(folder, side, fold)
     path = file_in(folder, f"folds/{side}_{fold}.txt")
     wanted = {line for line in path.read_text(encoding="utf-8").splitlines() if line}
@@ -203,8 +227,11 @@ def subset(rows: Rows, count: int | None) -> Rows:
     documents_of: dict[str, dict[str, list[Example]]] = {}
     for row in rows:
         documents_of.setdefault(row.group, {}).setdefault(document_id(row.id), []).append(row)
-    placed = [((k + 0.5) / len(of_task), task, of_document)
-              for task, of_task in documents_of.items() for k, of_document in enumerate(of_task.values())]  # fmt: skip
+    placed = [
+        ((k + 0.5) / len(of_task), task, of_document)
+        for task, of_task in documents_of.items()
+        for k, of_document in enumerate(of_task.values())
+    ]
     chosen: list[Example] = []
     for _, _, of_document in sorted(placed, key=lambda p: p[:2]):
         if len(chosen) >= count:
@@ -244,7 +271,9 @@ def matched_documents(
     )
     cost = [[abs(len(a) - len(b)) for _, b in outside] for _, a in inside]
     if not inside or len(outside) < len(inside):
-        raise UserError(f"data.mia_set=fold: {len(inside)} Task3 documents to forget and {len(outside)} of other folds "
-                        "to match them; take mia_set=public or mia_set=files")  # fmt: skip
+        raise UserError(
+            f"data.mia_set=fold: {len(inside)} Task3 documents to forget and {len(outside)} of other folds "
+            "to match them; take mia_set=public or mia_set=files"
+        )
     _, partner = linear_sum_assignment(cost)
     return inside, [outside[j] for j in partner]

@@ -51,8 +51,9 @@ class Mini:
 
     def __post_init__(self) -> None:
         require(4 <= self.authors <= MAX_AUTHORS, "authors", self.authors, f"4 to {MAX_AUTHORS}")
-        require(1 <= self.holdout_authors <= MAX_AUTHORS, "holdout_authors", self.holdout_authors,
-                f"1 to {MAX_AUTHORS}")  # fmt: skip
+        require(
+            1 <= self.holdout_authors <= MAX_AUTHORS, "holdout_authors", self.holdout_authors, f"1 to {MAX_AUTHORS}"
+        )
         last = self.authors // forget_count(self.authors, self.forget) - 1
         require(0 <= self.forget_offset <= last, "forget_offset", self.forget_offset, f"0 to {last}")
         for field in ("retain_rows", "evaluation_rows"):

@@ -119,5 +119,7 @@ def unreachable(repository: str, error: Exception) -> UserError:
 
     why = "HF_HUB_OFFLINE=1 and it is not in the local cache" if constants.HF_HUB_OFFLINE else type(error).__name__
     instead = "" if constants.HF_HUB_OFFLINE else ", HF_TOKEN for a gated set, or HF_HUB_OFFLINE=1 for a cached one"
-    return UserError(f"data.path=null: {repository} cannot be had from the hub ({why}); "
-                     f"pass a local folder (data.path=/path/to/folder){instead}")  # fmt: skip
+    return UserError(
+        f"data.path=null: {repository} cannot be had from the hub ({why}); "
+        f"pass a local folder (data.path=/path/to/folder){instead}"
+    )

@@ -43,8 +43,12 @@ class Tofu:
 
     def __post_init__(self) -> None:
         last = (FULL_ROWS - EVALUATED_RETAIN_ROWS) // (40 * int(self.forget)) - 1
-        require(0 <= self.forget_offset <= last, "forget_offset", self.forget_offset,
-                f"0 to {last} with forget={self.forget}: what retain is evaluated on is not forgotten")  # fmt: skip
+        require(
+            0 <= self.forget_offset <= last,
+            "forget_offset",
+            self.forget_offset,
+            f"0 to {last} with forget={self.forget}: what retain is evaluated on is not forgotten",
+        )
         for field in ("retain_rows", "evaluation_rows"):
             value = getattr(self, field)
             require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
@@ -93,27 +97,38 @@ def read_hub(configuration: str) -> list[Row]:
 def pairs(rows: Sequence[Row], name: str, author: str = "author", first_author: int = 0) -> tuple[Example, ...]:
     """Question and answer by row; `group` is the author, whose number counts through the full set."""
     return tuple(
-        Example(id=f"{name}/{i}", prompt=row.text("question"), answer=row.text("answer"),
-                group=f"{author}{first_author + i // ROWS_PER_AUTHOR:03d}")
+        Example(
+            id=f"{name}/{i}",
+            prompt=row.text("question"),
+            answer=row.text("answer"),
+            group=f"{author}{first_author + i // ROWS_PER_AUTHOR:03d}",
+        )
         for i, row in enumerate(rows)
-    )  # fmt: skip
+    )
 
 
 def join(examples: Sequence[Example], perturbed: Sequence[Row], exhaustive: bool = True) -> tuple[Example, ...]:
     """The first len(perturbed) examples with paraphrases and perturbed answers; the files must agree row for row."""
     if len(perturbed) > len(examples) or (exhaustive and len(perturbed) < len(examples)):
-        raise UserError(f"{perturbed[-1].where} is the last, but there are {len(examples)} rows to join it to "
-                        f"({examples[0].id} …): the files do not belong together")  # fmt: skip
+        raise UserError(
+            f"{perturbed[-1].where} is the last, but there are {len(examples)} rows to join it to "
+            f"({examples[0].id} …): the files do not belong together"
+        )
     joined = []
     for example, row in zip(examples, perturbed, strict=False):
         if (row.text("question"), row.text("answer")) != (example.prompt, example.answer):
-            raise UserError(f"{row.where}: question and answer differ from {example.id}'s; "
-                            "the files must have the same rows in the same order")  # fmt: skip
+            raise UserError(
+                f"{row.where}: question and answer differ from {example.id}'s; "
+                "the files must have the same rows in the same order"
+            )
         joined.append(
-            replace(example, paraphrased_prompt=row.text("paraphrased_question"),
-                    paraphrased_answer=row.text("paraphrased_answer"),
-                    perturbed_answers=row.texts("perturbed_answer"))
-        )  # fmt: skip
+            replace(
+                example,
+                paraphrased_prompt=row.text("paraphrased_question"),
+                paraphrased_answer=row.text("paraphrased_answer"),
+                perturbed_answers=row.texts("perturbed_answer"),
+            )
+        )
     return tuple(joined)
 
 
@@ -127,7 +142,12 @@ def move_back(retain: Examples, forget: Examples, sets: int) -> tuple[Examples, 
 def short_answers(rows: Sequence[Row], split: str) -> tuple[Example, ...]:
     """World facts and real authors: a short gold answer and perturbed ones, no paraphrase."""
     return tuple(
-        Example(id=f"{split}/{i}", prompt=row.text("question"), answer=row.text("answer"), group=split,
-                perturbed_answers=row.texts("perturbed_answer"))
+        Example(
+            id=f"{split}/{i}",
+            prompt=row.text("question"),
+            answer=row.text("answer"),
+            group=split,
+            perturbed_answers=row.texts("perturbed_answer"),
+        )
         for i, row in enumerate(rows)
-    )  # fmt: skip
+    )

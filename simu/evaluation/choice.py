@@ -39,8 +39,10 @@ def check_embedding(model: str) -> None:
     try:
         import sentence_transformers  # noqa: F401
     except ImportError as error:
-        raise UserError("evaluator.choice_scorer=embedding: sentence-transformers is not installed; install the extra "
-                        f"'embedding', or {WITHOUT}") from error  # fmt: skip
+        raise UserError(
+            "evaluator.choice_scorer=embedding: sentence-transformers is not installed; install the extra "
+            f"'embedding', or {WITHOUT}"
+        ) from error
     try:
         preflight(model, "evaluator.embedding_model")
     except UserError as error:

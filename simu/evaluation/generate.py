@@ -125,8 +125,17 @@ def generate(
     if len(flags) != len(rows) or (any(flags) and references is None):
         raise UserError("stop_when_wrong: needs references, and one bool for all rows or one for each")
     targets = {r.index: str(tokenizer.decode(r.reference, skip_special_tokens=True)) for r in rows if flags[r.index]}
-    plan = json.dumps([list(map(list, prompts)), [r.reference for r in rows], max_new_tokens, max_batch_tokens, flags,
-                       strict, sorted(eos)])  # fmt: skip
+    plan = json.dumps(
+        [
+            list(map(list, prompts)),
+            [r.reference for r in rows],
+            max_new_tokens,
+            max_batch_tokens,
+            flags,
+            strict,
+            sorted(eos),
+        ]
+    )
     engine = _Engine(
         model=model,
         tokenizer=tokenizer,
@@ -371,8 +380,9 @@ class _Store:
         try:
             found = {r["row"]: r for r in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
             kept = [found[row.index] for row in rows]
-            states = [([int(i) for i in k["ids"]], bool(k["finished"]), bool(k["truncated"]), int(k["doubt"]))
-                      for k in kept]  # fmt: skip
+            states = [
+                ([int(i) for i in k["ids"]], bool(k["finished"]), bool(k["truncated"]), int(k["doubt"])) for k in kept
+            ]
         except (ValueError, KeyError, TypeError) as error:
             log.warning("%s: not a finished batch (%s), computed again", path, error)
             return False
@@ -384,8 +394,12 @@ class _Store:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"row": r.index, "ids": r.ids, "finished": r.finished, "truncated": r.truncated,
-                             "doubt": r.doubt}) for r in rows]  # fmt: skip
+        lines = [
+            json.dumps(
+                {"row": r.index, "ids": r.ids, "finished": r.finished, "truncated": r.truncated, "doubt": r.doubt}
+            )
+            for r in rows
+        ]
         part = self.folder / f".{name}.{os.getpid()}"
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
         os.replace(part, self.folder / f"{name}.jsonl")

@@ -55,8 +55,12 @@ class LumeEvaluator:
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "≥ 1")
         require(self.max_batch_tokens >= 1, "max_batch_tokens", self.max_batch_tokens, "≥ 1")
         known = get_args(Attack)
-        require("loss" in self.attacks and set(self.attacks) <= set(known), "attacks", self.attacks,
-                f"a list of {', '.join(known)} with loss, the official one, among them")  # fmt: skip
+        require(
+            "loss" in self.attacks and set(self.attacks) <= set(known),
+            "attacks",
+            self.attacks,
+            f"a list of {', '.join(known)} with loss, the official one, among them",
+        )
         require(0 < self.mia_k <= 1, "mia_k", self.mia_k, "0 < mia_k ≤ 1")
         require(not isinstance(self.mmlu, int | float) or 0 <= self.mmlu <= 1, "mmlu", self.mmlu, "0 ≤ mmlu ≤ 1")
         require(self.mmlu_shots >= 0, "mmlu_shots", self.mmlu_shots, "≥ 0")
@@ -67,8 +71,10 @@ class LumeEvaluator:
     def check(self) -> None:
         """Before any stage: raises UserError where mmlu=lm_eval is asked for and lm-eval is not installed."""
         if self.mmlu == "lm_eval" and find_spec("lm_eval") is None:
-            raise UserError("evaluator.mmlu=lm_eval: lm-eval is not installed; install the extra 'harness', pass the "
-                            "number itself, or null")  # fmt: skip
+            raise UserError(
+                "evaluator.mmlu=lm_eval: lm-eval is not installed; install the extra 'harness', pass the "
+                "number itself, or null"
+            )
 
     def __call__(
         self,
@@ -83,9 +89,16 @@ class LumeEvaluator:
     ) -> Evaluation:
         """Evaluate one model. `reference`: the evaluation of a model that never saw the members, for that attack.
         `checkpoint`: a folder that keeps finished batches of generation, so that a killed call goes on where it was."""
-        ask = Inference(model=model, tokenizer=tokenizer, template=template, max_length=max_length,
-                        max_new_tokens=self.max_new_tokens, max_batch_tokens=self.max_batch_tokens,
-                        strict=self.strict, checkpoint=checkpoint)  # fmt: skip
+        ask = Inference(
+            model=model,
+            tokenizer=tokenizer,
+            template=template,
+            max_length=max_length,
+            max_new_tokens=self.max_new_tokens,
+            max_batch_tokens=self.max_batch_tokens,
+            strict=self.strict,
+            checkpoint=checkpoint,
+        )
         measured_mmlu = lm_eval_mmlu(model, tokenizer, self.mmlu_shots) if self.mmlu == "lm_eval" else self.mmlu
         rows, documents = rows_of(splits, SIDES), rows_of(splits, (MEMBER, NONMEMBER))
         ids = self._score_texts(ask, rows)
@@ -160,8 +173,9 @@ class LumeEvaluator:
         terms = [f"{side}/{task}/{measure}" for side in SIDES for task in TASKS for measure in MEASURES]
         if all_there(figures, "task_aggregate", terms):
             half = len(terms) // 2
-            figures.combine("task_aggregate", terms,
-                            lambda p: of.harmonic_mean([*(1 - v for v in p[:half]), *p[half:]]))  # fmt: skip
+            figures.combine(
+                "task_aggregate", terms, lambda p: of.harmonic_mean([*(1 - v for v in p[:half]), *p[half:]])
+            )
         if "mia/loss" in figures.metrics:
             figures.combine("mia_final", ["mia/loss"], lambda p: 1 - 2 * abs(p[0] - 0.5))
         if mmlu is not None:

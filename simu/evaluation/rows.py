@@ -29,8 +29,15 @@ class Row:
     def record(self) -> dict[str, object]:
         """The row's line in generations.jsonl."""
         e = self.example
-        return {"id": e.id, "split": self.split, "prompt": e.prompt, "answer": e.answer,
-                "generated": self.generated, **self.extra, "scores": self.scores}  # fmt: skip
+        return {
+            "id": e.id,
+            "split": self.split,
+            "prompt": e.prompt,
+            "answer": e.answer,
+            "generated": self.generated,
+            **self.extra,
+            "scores": self.scores,
+        }
 
 
 def rows_of(splits: Splits, names: Sequence[str]) -> list[Row]:
@@ -68,8 +75,10 @@ def reference_scores(reference: object, split: str, name: str, rows: Iterable[Ro
     for row in rows:
         score = scores.get(row.example.id, {}).get(name)
         if score is None:
-            raise UserError(f"the reference evaluation has no {name} for row {row.example.id} of {split}: evaluate the "
-                            "reference model on the same data with the same evaluator")  # fmt: skip
+            raise UserError(
+                f"the reference evaluation has no {name} for row {row.example.id} of {split}: evaluate the "
+                "reference model on the same data with the same evaluator"
+            )
         found.append(float(score))
     return found
 

@@ -20,7 +20,7 @@ from simu.evaluation.choice import (
     choice_point,
     embedding_similarities,
     rouge_similarities,
-)  # fmt: skip
+)
 from simu.evaluation.figures import Figures
 from simu.evaluation.generate import Generation
 from simu.evaluation.inference import Inference, Pair
@@ -76,10 +76,18 @@ class TofuEvaluator:
         require(0 < self.confidence < 1, "confidence", self.confidence, "0 < confidence < 1")
         known = set(get_args(Attack))
         require(set(self.attacks) <= known, "attacks", self.attacks, f"a list of {', '.join(sorted(known))}")
-        require(self.aggregate_mia in self.attacks, "aggregate_mia", self.aggregate_mia,
-                f"one of attacks, {', '.join(self.attacks) or 'which are none'}")  # fmt: skip
-        require(self.aggregate_em == "exact_match" or self.choice_scorer != "none", "aggregate_em", self.aggregate_em,
-                "exact_match where choice_scorer=none")  # fmt: skip
+        require(
+            self.aggregate_mia in self.attacks,
+            "aggregate_mia",
+            self.aggregate_mia,
+            f"one of attacks, {', '.join(self.attacks) or 'which are none'}",
+        )
+        require(
+            self.aggregate_em == "exact_match" or self.choice_scorer != "none",
+            "aggregate_em",
+            self.aggregate_em,
+            "exact_match where choice_scorer=none",
+        )
 
     def check(self) -> None:
         """Before any stage: raises UserError where an extra or the sentence encoder is asked for and cannot be had."""
@@ -100,9 +108,17 @@ class TofuEvaluator:
         """Evaluate one model. `reference`: the evaluation of a model that never saw the forget rows (an Evaluation, or
         rows of a generations.jsonl): with it come forget_quality and the reference attack. `checkpoint`: a folder that
         keeps finished batches of generation, so that a killed call goes on where it was."""
-        ask = Inference(model=model, tokenizer=tokenizer, template=template, max_length=max_length,
-                        max_new_tokens=self.max_new_tokens, max_batch_tokens=self.max_batch_tokens,
-                        strict=self.strict, checkpoint=checkpoint, score_eos=self.compat != "soul")  # fmt: skip
+        ask = Inference(
+            model=model,
+            tokenizer=tokenizer,
+            template=template,
+            max_length=max_length,
+            max_new_tokens=self.max_new_tokens,
+            max_batch_tokens=self.max_batch_tokens,
+            strict=self.strict,
+            checkpoint=checkpoint,
+            score_eos=self.compat != "soul",
+        )
         embedding = self.choice_scorer == "embedding"
         embed = embedding_similarities(self.embedding_model, device_of(model)) if embedding else None
         rows = rows_of(splits, (*GENERATED, HOLDOUT))

@@ -134,16 +134,21 @@ def _width(module: nn.Module) -> int:
 def _down_projection(block: nn.Module, where: str, d_model: int) -> tuple[str, nn.Module]:
     for path in EXPERTS:
         if _child(block, path) is not None:
-            raise UserError(f"{where} is a mixture of experts ({path}): a neuron has no single row there; "
-                            "allowed are dense decoders")  # fmt: skip
+            raise UserError(
+                f"{where} is a mixture of experts ({path}): a neuron has no single row there; "
+                "allowed are dense decoders"
+            )
     found = [(path, _child(block, path)) for path in DOWN if _child(block, path) is not None]
     if len(found) != 1:
-        raise UserError(f"{where} ({type(block).__name__}) has no MLP down-projection by a known name; "
-                        f"allowed are {', '.join(DOWN)}")  # fmt: skip
+        raise UserError(
+            f"{where} ({type(block).__name__}) has no MLP down-projection by a known name; "
+            f"allowed are {', '.join(DOWN)}"
+        )
     path, module = found[0]
     if not isinstance(module, nn.Linear | Conv1D):
-        raise UserError(f"{where}.{path} is a {type(module).__name__}; allowed is nn.Linear or Conv1D "
-                        "(merge an adapter before)")  # fmt: skip
+        raise UserError(
+            f"{where}.{path} is a {type(module).__name__}; allowed is nn.Linear or Conv1D (merge an adapter before)"
+        )
     if _width(module) != d_model:
         raise UserError(f"{where}.{path} has {_width(module)} outputs; allowed is d_model={d_model}")
     return path, module
@@ -161,5 +166,7 @@ def _attention(block: nn.Module, where: str, name: str) -> tuple[tuple[str, nn.M
         if set(names) == set(linear):
             return tuple((f"{where}.{parents[0]}.{n}", linear[n]) for n in names)
     allowed = " / ".join("+".join(names) for names in PROJECTIONS)
-    raise UserError(f"{name}: {where}.{parents[0]} ({type(parent).__name__}) has the projections "
-                    f"{sorted(linear) or 'none'}; allowed are {allowed}")  # fmt: skip
+    raise UserError(
+        f"{name}: {where}.{parents[0]} ({type(parent).__name__}) has the projections "
+        f"{sorted(linear) or 'none'}; allowed are {allowed}"
+    )

@@ -111,9 +111,15 @@ class FromConfig:
     def _config(self, **more: Any) -> PretrainedConfig:
         try:
             return AutoConfig.for_model(
-                self.model_type, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
-                num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
-                max_position_embeddings=self.max_length, **more)  # fmt: skip
+                self.model_type,
+                hidden_size=self.hidden_size,
+                intermediate_size=self.intermediate_size,
+                num_hidden_layers=self.layers,
+                num_attention_heads=self.heads,
+                num_key_value_heads=self.kv_heads,
+                max_position_embeddings=self.max_length,
+                **more,
+            )
         except (ValueError, KeyError) as error:
             raise UserError(f"model.model_type={self.model_type}: {' '.join(str(error).split())[:200]}") from error
 
@@ -190,13 +196,19 @@ def _skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
-def load_folder(source: str | Path, dtype: torch.dtype, tokenizer: str | None = None,
-                revision: str | None = None) -> Loaded:  # fmt: skip
+def load_folder(
+    source: str | Path, dtype: torch.dtype, tokenizer: str | None = None, revision: str | None = None
+) -> Loaded:
     """A causal language model and tokenizer from a folder or hub id. Raises UserError where weights are missing."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True)  # fmt: skip
+            source,
+            dtype=dtype,
+            revision=revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
         made = AutoTokenizer.from_pretrained(tokenizer or source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={source}: cannot be loaded ({' '.join(str(error).split())[:240]})") from error
@@ -245,8 +257,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(tokenizer_models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")

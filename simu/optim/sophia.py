@@ -53,9 +53,17 @@ class Sophia(torch.optim.Optimizer):
         hessian_interval: int = 0,
     ) -> None:
         check(lr, betas, gamma, eps, weight_decay, eps_mode, momentum_updates, hessian_interval)
-        defaults = {"lr": lr, "betas": betas, "gamma": gamma, "eps": eps, "weight_decay": weight_decay,
-                    "eps_mode": eps_mode, "momentum_updates": momentum_updates,
-                    "hessian_interval": hessian_interval, "steps": 0}  # fmt: skip
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "gamma": gamma,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "eps_mode": eps_mode,
+            "momentum_updates": momentum_updates,
+            "hessian_interval": hessian_interval,
+            "steps": 0,
+        }
         self._clipped: tuple[Tensor | int, int] = (0, 0)
         super().__init__(params, defaults)
 
@@ -217,10 +225,26 @@ class BuildSophia:
     """0: H from each gradient; k: from sampled labels, every k steps."""
 
     def __post_init__(self) -> None:
-        check(self.lr, self.betas, self.gamma, self.eps, self.weight_decay, self.eps_mode,
-              self.momentum_updates, self.hessian_interval)  # fmt: skip
+        check(
+            self.lr,
+            self.betas,
+            self.gamma,
+            self.eps,
+            self.weight_decay,
+            self.eps_mode,
+            self.momentum_updates,
+            self.hessian_interval,
+        )
 
     def __call__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Sophia:
-        return Sophia(decay_groups(named_parameters, self.weight_decay), self.lr, self.betas, self.gamma, self.eps,
-                      self.weight_decay, eps_mode=self.eps_mode, momentum_updates=self.momentum_updates,
-                      hessian_interval=self.hessian_interval)  # fmt: skip
+        return Sophia(
+            decay_groups(named_parameters, self.weight_decay),
+            self.lr,
+            self.betas,
+            self.gamma,
+            self.eps,
+            self.weight_decay,
+            eps_mode=self.eps_mode,
+            momentum_updates=self.momentum_updates,
+            hessian_interval=self.hessian_interval,
+        )

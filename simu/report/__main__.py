@@ -44,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"simu.report: {error.filename}: {error.strerror}; allowed is a folder to write to (--out)",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"simu.report: {error.filename}: {error.strerror}; allowed is a folder to write to (--out)", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("simu.report: stopped", file=sys.stderr)
@@ -54,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("python -m simu.report", description=ABOUT,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "python -m simu.report", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("paths", nargs="+", metavar="PATHS", type=Path, help="run folders, or folders of runs")
     parser.add_argument(
         "--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)"
@@ -105,9 +107,13 @@ def best_of(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("python -m simu.report best", description=about)
     parser.add_argument("paths", nargs="+", metavar="PATHS", type=Path, help="folders of runs")
     parser.add_argument("--metric", default="aggregate", help="what to maximise (default: aggregate)")
-    parser.add_argument("--where", action="append", metavar="'METRIC<=X'", default=[],
-                        help="constraint, may be repeated (default: forget/rouge_l_recall<=0.3; LUME: "
-                        "forget/regurgitation<=0.3)")  # fmt: skip
+    parser.add_argument(
+        "--where",
+        action="append",
+        metavar="'METRIC<=X'",
+        default=[],
+        help="constraint, may be repeated (default: forget/rouge_l_recall<=0.3; LUME: forget/regurgitation<=0.3)",
+    )
     options = parser.parse_args(words)
     asked = [best.parse(text) for text in options.where]
     runs, skipped = collect(options.paths)

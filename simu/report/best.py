@@ -12,7 +12,11 @@ from simu.report.tables import Column, Row, Table, is_lume
 from simu.types import UserError
 
 SIGNS: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}  # fmt: skip
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,12 @@ def table(groups: Sequence[Group], metric: str, constraints: Sequence[Constraint
             Row((g.mask, *(show(g.settings.get(key)) for key in keys), *map(g.estimate, shown), g.seeds, verdict))
         )
     columns = (
-        Column(label="mask"), *(Column(label=short(key)) for key in keys),
-        *(Column(label=name, style="score") for name in shown), Column(label="seeds", style="count"), Column(label=""),
-    )  # fmt: skip
+        Column(label="mask"),
+        *(Column(label=short(key)) for key in keys),
+        *(Column(label=name, style="score") for name in shown),
+        Column(label="seeds", style="count"),
+        Column(label=""),
+    )
     g = groups[0]
     title = f"{g.method}, {g.model} on {g.place}: {len(groups)} configs"
     notes = (f"Highest {metric} with {' and '.join(map(str, constraints))}, means over seeds.",)

@@ -24,9 +24,16 @@ SCHEMA = 1
 MARKS = ("provenance.json", "metrics.json", ".hydra/config.yaml")  # any one of them makes a folder a run
 NOT_SETTINGS = ("device", "cache_dir", "stages", "tracker", "save_model", "dry_run", "hydra", "preset")
 """Run-level keys that do not change what is computed; the run's seed and the parents of paths are left out as well."""
-NOT_RESULTS = ("evaluator.max_batch_tokens", "evaluator.bootstrap", "evaluator.bootstrap_seed",
-               "attribution.max_memory", "attribution.recompute", "training.micro_batch_tokens",
-               "training.checkpoint_every", "training.activation_checkpointing")  # fmt: skip
+NOT_RESULTS = (
+    "evaluator.max_batch_tokens",
+    "evaluator.bootstrap",
+    "evaluator.bootstrap_seed",
+    "attribution.max_memory",
+    "attribution.recompute",
+    "training.micro_batch_tokens",
+    "training.checkpoint_every",
+    "training.activation_checkpointing",
+)
 """Keys of slots that change speed, memory or an interval, but no value."""
 SAME = "same config and seed"
 
@@ -238,8 +245,16 @@ def read(folder: Path) -> Run | Skipped:
     recorded = mapping(mapping(hydra, "hydra"), "runtime")
     choices |= {str(k): str(v) for k, v in mapping(recorded, "choices").items() if v is not None}
     seeded = frozenset(key for key, value in flatten(raw) if isinstance(value, str) and "${seed}" in value)
-    return Run(path=folder, config=config, metrics=numbers, provenance=provenance, seeded=seeded, choices=choices,
-               overrides=_overrides(folder), broken=broken)  # fmt: skip
+    return Run(
+        path=folder,
+        config=config,
+        metrics=numbers,
+        provenance=provenance,
+        seeded=seeded,
+        choices=choices,
+        overrides=_overrides(folder),
+        broken=broken,
+    )
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

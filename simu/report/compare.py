@@ -32,11 +32,19 @@ def one_run(path: Path) -> Run:
 def config_table(a: Run, b: Run) -> Table:
     """Settings that differ, seeds and paths included."""
     left, right = ({"seed": run.seed, **run.settings()} for run in (a, b))
-    rows = [Row((key, show(left.get(key)), show(right.get(key)))) for key in sorted({*left, *right})
-            if left.get(key) != right.get(key)]  # fmt: skip
+    rows = [
+        Row((key, show(left.get(key)), show(right.get(key))))
+        for key in sorted({*left, *right})
+        if left.get(key) != right.get(key)
+    ]
     columns = (Column(label="setting"), Column(label="A"), Column(label="B"))
-    return Table(name="compare_config", title="What differs", columns=columns, rows=tuple(rows),
-                 notes=(f"A: {a.path}", f"B: {b.path}"))  # fmt: skip
+    return Table(
+        name="compare_config",
+        title="What differs",
+        columns=columns,
+        rows=tuple(rows),
+        notes=(f"A: {a.path}", f"B: {b.path}"),
+    )
 
 
 def paired_table(a: Run, b: Run) -> Table:
@@ -59,10 +67,14 @@ def paired_table(a: Run, b: Run) -> Table:
     if not rows:
         raise UserError(f"{a.path} and {b.path}: no scored row in common; allowed are two runs on the same data")
     columns = (
-        Column(label="split"), Column(label="score"), Column(label="A", style="score"),
-        Column(label="B", style="score"), Column(label="B − A", style="score", signed=True),
-        Column(label="p"), Column(label="n rows", style="count"),
-    )  # fmt: skip
+        Column(label="split"),
+        Column(label="score"),
+        Column(label="A", style="score"),
+        Column(label="B", style="score"),
+        Column(label="B − A", style="score", signed=True),
+        Column(label="p"),
+        Column(label="n rows", style="count"),
+    )
     notes = (
         "Difference: paired bootstrap over rows, 95 % percentile interval; p: two-sided sign-flip permutation, not "
         "corrected for the number of lines.",
@@ -74,12 +86,21 @@ def paired_table(a: Run, b: Run) -> Table:
 def whole_table(a: Run, b: Run) -> Table:
     """Metrics that are not means over rows (aggregate, membership AUC): side by side, without a paired interval."""
     skip = ("original/", "forget/", "retain/", "world_facts/", "real_authors/", "holdout/")
-    names = [n for n in a.metrics if n in b.metrics and not n.startswith(skip)
-             and not n.rsplit("/", 1)[-1].startswith(("ci_", "n_")) and not n.endswith("/n")]  # fmt: skip
-    rows = [Row((name, a.metrics[name], b.metrics[name], b.metrics[name] - a.metrics[name]))
-            for name in sorted(names)]  # fmt: skip
-    columns = (Column(label="metric"), Column(label="A", style="score"), Column(label="B", style="score"),
-               Column(label="B − A", style="score", signed=True))  # fmt: skip
+    names = [
+        n
+        for n in a.metrics
+        if n in b.metrics
+        and not n.startswith(skip)
+        and not n.rsplit("/", 1)[-1].startswith(("ci_", "n_"))
+        and not n.endswith("/n")
+    ]
+    rows = [Row((name, a.metrics[name], b.metrics[name], b.metrics[name] - a.metrics[name])) for name in sorted(names)]
+    columns = (
+        Column(label="metric"),
+        Column(label="A", style="score"),
+        Column(label="B", style="score"),
+        Column(label="B − A", style="score", signed=True),
+    )
     return Table(name="compare_metrics", title="Whole-run metrics", columns=columns, rows=tuple(rows))
 
 

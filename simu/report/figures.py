@@ -29,11 +29,20 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#2
 POINTS = tuple(colour for colour in COLOURS if colour != "#222222")  # black is the model before unlearning
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "h")
 STYLE: Any = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
     "axes.axisbelow": True,
-    "axes.titlesize": 9.5, "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 8,
-    "figure.titlesize": 11, "pdf.fonttype": 42, "image.interpolation": "nearest",
-}  # fmt: skip
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.titlesize": 11,
+    "pdf.fonttype": 42,
+    "image.interpolation": "nearest",
+}
 SCORES, SIDES = "attribution.safetensors", ("forget", "retain")
 CELLS = 512  # columns of a heatmap; wider layers are binned
 
@@ -57,21 +66,35 @@ class Panel:
 
 
 QA_PANELS = (
-    Panel("Forgetting: lower is better", (("forget/rouge_l_recall", "forget ROUGE-L recall"),
-                                          ("forget/exact_match", "forget exact match"),
-                                          ("mia/min_k", "MIA AUC, min-k"))),
-    Panel("Utility: higher is better", (("retain/rouge_l_recall", "retain ROUGE-L recall"),
-                                        ("retain/exact_match", "retain exact match"),
-                                        ("world_facts/contains_answer", "world facts contain answer"))),
+    Panel(
+        "Forgetting: lower is better",
+        (
+            ("forget/rouge_l_recall", "forget ROUGE-L recall"),
+            ("forget/exact_match", "forget exact match"),
+            ("mia/min_k", "MIA AUC, min-k"),
+        ),
+    ),
+    Panel(
+        "Utility: higher is better",
+        (
+            ("retain/rouge_l_recall", "retain ROUGE-L recall"),
+            ("retain/exact_match", "retain exact match"),
+            ("world_facts/contains_answer", "world facts contain answer"),
+        ),
+    ),
     Panel("Aggregate: higher is better", (("aggregate", "aggregate"),)),
-)  # fmt: skip
+)
 LUME_PANELS = (
-    Panel("Forgetting: lower is better", (("forget/regurgitation", "forget Reg (ROUGE-L recall)"),
-                                          ("forget/knowledge", "forget Kno (exact match)"))),
-    Panel("Utility: higher is better", (("retain/regurgitation", "retain Reg (ROUGE-L recall)"),
-                                        ("retain/knowledge", "retain Kno (exact match)"))),
+    Panel(
+        "Forgetting: lower is better",
+        (("forget/regurgitation", "forget Reg (ROUGE-L recall)"), ("forget/knowledge", "forget Kno (exact match)")),
+    ),
+    Panel(
+        "Utility: higher is better",
+        (("retain/regurgitation", "retain Reg (ROUGE-L recall)"), ("retain/knowledge", "retain Kno (exact match)")),
+    ),
     Panel("Aggregate: higher is better", (("aggregate", "aggregate"),)),
-)  # fmt: skip
+)
 
 
 def draw(groups: Sequence[Group], before: Sequence[Group]) -> list[Picture]:
@@ -188,9 +211,18 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
             _point(ax, kinds.index((p.method, p.mask)), p.estimate(x), p.estimate(y), id(p) in large)
         _fit(ax, "x")
         _fit(ax, "y")
-        handles = [Line2D([], [], linestyle="", color=POINTS[i % len(POINTS)], marker=MARKERS[i % len(MARKERS)],
-                          markersize=7, label=f"{method} · {mask}")
-                   for i, (method, mask) in enumerate(kinds)]  # fmt: skip
+        handles = [
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                color=POINTS[i % len(POINTS)],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=7,
+                label=f"{method} · {mask}",
+            )
+            for i, (method, mask) in enumerate(kinds)
+        ]
         original = _original(g, before)
         levels = [original.estimate(metric) for metric in (x, y)] if original else []
         if len(levels) == 2 and levels[0] and levels[1]:
@@ -213,8 +245,19 @@ def _point(ax: Axes, i: int, x: Estimate | None, y: Estimate | None, main: bool)
         return
     colour, marker = POINTS[i % len(POINTS)], MARKERS[i % len(MARKERS)]
     if main:
-        ax.errorbar(x.mean, y.mean, xerr=_arms([x]), yerr=_arms([y]), fmt=marker, color=colour, markersize=8,
-                    elinewidth=1, capsize=2, markeredgecolor="white", zorder=3)  # fmt: skip
+        ax.errorbar(
+            x.mean,
+            y.mean,
+            xerr=_arms([x]),
+            yerr=_arms([y]),
+            fmt=marker,
+            color=colour,
+            markersize=8,
+            elinewidth=1,
+            capsize=2,
+            markeredgecolor="white",
+            zorder=3,
+        )
     else:
         ax.plot(x.mean, y.mean, marker, color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
 
@@ -269,14 +312,23 @@ def mask_comparisons(groups: Sequence[Group], before: Sequence[Group]) -> Iterat
                     offset = 0.18 * (i - (len(panel.series) - 1) / 2)
                     points = [(row + offset, e) for row, p in enumerate(shown) if (e := p.estimate(metric))]
                     level = original.estimate(metric) if original else None
-                    ax.errorbar([e.mean for _, e in points], [at for at, _ in points],
-                                xerr=_arms([e for _, e in points]), fmt=MARKERS[i], color=COLOURS[i], markersize=5,
-                                elinewidth=1, capsize=2, label=_said(text, level))  # fmt: skip
+                    ax.errorbar(
+                        [e.mean for _, e in points],
+                        [at for at, _ in points],
+                        xerr=_arms([e for _, e in points]),
+                        fmt=MARKERS[i],
+                        color=COLOURS[i],
+                        markersize=5,
+                        elinewidth=1,
+                        capsize=2,
+                        label=_said(text, level),
+                    )
                 _fit(ax, "x")
                 if original:
                     _levels(ax, [original.estimate(metric) for metric, _ in panel.series], ax.axvline)
-                ax.set(title=panel.title, yticks=range(len(shown)), ylim=(len(shown) - 0.5, -0.5),
-                       xlabel="score, 0 to 1")  # fmt: skip
+                ax.set(
+                    title=panel.title, yticks=range(len(shown)), ylim=(len(shown) - 0.5, -0.5), xlabel="score, 0 to 1"
+                )
                 ax.set_yticklabels([_mask_label(p) for p in shown] if ax is axes[0] else [])
                 ax.grid(visible=False, axis="y")
                 _legend(ax)
@@ -311,19 +363,28 @@ def heatmaps(groups: Sequence[Group]) -> Iterator[Picture]:
         figure, axes = _canvas(1, rows=count, width=8.4, height=count * (0.55 + 0.035 * max(n_layers, 8)) + 0.6)
         for ax, (side, values) in zip(axes, scores, strict=False):
             top = values.max(axis=1, keepdims=True)
-            image = ax.imshow(_bins(values / np.where(top > 0, top, 1), signed=True), aspect="auto", cmap="RdBu_r",
-                              vmin=-1, vmax=1, extent=(0, width, n_layers - 0.5, -0.5))  # fmt: skip
+            image = ax.imshow(
+                _bins(values / np.where(top > 0, top, 1), signed=True),
+                aspect="auto",
+                cmap="RdBu_r",
+                vmin=-1,
+                vmax=1,
+                extent=(0, width, n_layers - 0.5, -0.5),
+            )
             ax.set_title(f"attribution to the {side} answers, as a share of the layer's largest")
             figure.colorbar(image, ax=ax, pad=0.01, ticks=[-1, 0, 1])
         for ax, (run, mask) in zip(axes[len(scores) :], masks, strict=True):
             shares = _bins(mask, signed=False)
             top = float(shares.max()) or 1.0  # a sparse mask in wide bins is pale else
-            image = ax.imshow(shares, aspect="auto", cmap="Greys", vmin=0, vmax=top,
-                              extent=(0, width, n_layers - 0.5, -0.5))  # fmt: skip
+            image = ax.imshow(
+                shares, aspect="auto", cmap="Greys", vmin=0, vmax=top, extent=(0, width, n_layers - 0.5, -0.5)
+            )
             selected, total = neurons(run) or (int((mask > 0).sum()), mask.size)
             t = show(_threshold(run))
-            ax.set_title(f"mask {run.mask.replace('_', ' ')}, t = {t}: {selected:,} of {total:,} neurons "
-                         f"({100 * selected / total:.1f} %)")  # fmt: skip
+            ax.set_title(
+                f"mask {run.mask.replace('_', ' ')}, t = {t}: {selected:,} of {total:,} neurons "
+                f"({100 * selected / total:.1f} %)"
+            )
             figure.colorbar(image, ax=ax, pad=0.01, ticks=[0, top], format="%.3g")
         for ax in axes:
             ax.set(ylabel="layer", yticks=_ticks(n_layers))
@@ -349,12 +410,25 @@ def layers(groups: Sequence[Group]) -> Iterator[Picture]:
         left = np.zeros(n_layers)
         looks = (("forget only", COLOURS[3], ""), ("both", COLOURS[6], ""), ("retain only", COLOURS[0], "///"))
         for part, (label, colour, hatch) in zip(counts, looks, strict=True):
-            ax.barh(range(n_layers), part, left=left, label=f"{label}: {int(part.sum()):,}", color=colour, hatch=hatch,
-                    edgecolor="white", linewidth=0.5, height=0.8)  # fmt: skip
+            ax.barh(
+                range(n_layers),
+                part,
+                left=left,
+                label=f"{label}: {int(part.sum()):,}",
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.5,
+                height=0.8,
+            )
             left += part
         t = show(_threshold(run))
-        ax.set(xlabel=f"critical neurons of {width:,} a layer, at t = {t}", ylabel="layer", yticks=_ticks(n_layers),
-               ylim=(n_layers - 0.5, -0.5))  # fmt: skip
+        ax.set(
+            xlabel=f"critical neurons of {width:,} a layer, at t = {t}",
+            ylabel="layer",
+            yticks=_ticks(n_layers),
+            ylim=(n_layers - 0.5, -0.5),
+        )
         ax.grid(visible=False, axis="y")
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         both, union = int(counts[1].sum()), int((forget | retain).sum())
@@ -421,8 +495,14 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
                     colour, style = COLOURS[i % len(COLOURS)], ("-", "--", "-.", ":")[i % 4]
                     steps, values = np.array(points, dtype=float).T
                     ax.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-                    ax.plot(steps, _smooth(values, window), color=colour, linestyle=style, linewidth=1.6,
-                            label=f"{g.method} · {g.mask}")  # fmt: skip
+                    ax.plot(
+                        steps,
+                        _smooth(values, window),
+                        color=colour,
+                        linestyle=style,
+                        linewidth=1.6,
+                        label=f"{g.method} · {g.mask}",
+                    )
             ax.set(title=title, xlabel="step")
         axes[0].set_ylabel("loss")
         axes[-1].set_ylabel("share of coordinates, 0 to 1")
@@ -453,14 +533,25 @@ BEFORE = " In brackets, and dotted where it is on the scale: before unlearning."
 SPAN = 0.1  # least width of a scale, so that noise does not look like an effect
 
 
-def _line(ax: Axes, i: int, xs: Sequence[float], values: Sequence[Estimate | None], label: str,
-          before: Estimate | None = None) -> None:  # fmt: skip
+def _line(
+    ax: Axes, i: int, xs: Sequence[float], values: Sequence[Estimate | None], label: str, before: Estimate | None = None
+) -> None:
     points = [(x, e) for x, e in zip(xs, values, strict=True) if e is not None]
     if points:
         i %= len(COLOURS)
-        ax.errorbar([x for x, _ in points], [e.mean for _, e in points], yerr=_arms([e for _, e in points]),
-                    color=COLOURS[i], marker=MARKERS[i], markersize=5, linewidth=1.5, elinewidth=1, capsize=2,
-                    label=_said(label, before), clip_on=False)  # fmt: skip
+        ax.errorbar(
+            [x for x, _ in points],
+            [e.mean for _, e in points],
+            yerr=_arms([e for _, e in points]),
+            color=COLOURS[i],
+            marker=MARKERS[i],
+            markersize=5,
+            linewidth=1.5,
+            elinewidth=1,
+            capsize=2,
+            label=_said(label, before),
+            clip_on=False,
+        )
 
 
 def _said(label: str, before: Estimate | None) -> str:
@@ -518,8 +609,13 @@ def _legend(ax: Axes) -> None:
     pairs = sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=lambda pair: isinstance(pair[0], Line2D))
     if pairs:
         below = ScaledTranslation(0, -0.45 if ax.get_xlabel() else -0.28, ax.figure.dpi_scale_trans)
-        ax.legend(*zip(*pairs, strict=True), loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=0,
-                  bbox_transform=ax.transAxes + below)  # fmt: skip
+        ax.legend(
+            *zip(*pairs, strict=True),
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            borderaxespad=0,
+            bbox_transform=ax.transAxes + below,
+        )
 
 
 def _titled(name: str, figure: Figure, g: Group, what: str, note: str, caption: str, suffix: str = "") -> Picture:

@@ -124,8 +124,9 @@ class Group:
         if len(shares) == 1:
             return Estimate(mean=shares[0], n=counts[0][1])
         low, high = over_seeds(shares)
-        return Estimate(mean=float(np.mean(shares)), low=low, high=high, seeds=len(shares), n=counts[0][1],
-                        over="seeds")  # fmt: skip
+        return Estimate(
+            mean=float(np.mean(shares)), low=low, high=high, seeds=len(shares), n=counts[0][1], over="seeds"
+        )
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
@@ -182,10 +183,14 @@ def originals(runs: Iterable[Run]) -> list[Group]:
         if any(name.startswith(PREFIX) for name in run.metrics):
             found.setdefault(_key(_before_unlearning(run)), {}).setdefault(run.seed, run)
     return [
-        Group(runs=tuple(seeds[seed] for seed in sorted(seeds)), place=places[key], original=True,
-              settings=_before_unlearning(next(iter(seeds.values()))))
+        Group(
+            runs=tuple(seeds[seed] for seed in sorted(seeds)),
+            place=places[key],
+            original=True,
+            settings=_before_unlearning(next(iter(seeds.values()))),
+        )
         for key, seeds in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def varying(groups: Sequence[Group]) -> tuple[str, ...]:
@@ -197,8 +202,15 @@ def varying(groups: Sequence[Group]) -> tuple[str, ...]:
 
 def short(key: str) -> str:
     """'mask.t' → 't', 'optimizer.lr' → 'lr'; the slot stays where the last word alone would not be understood."""
-    known = {"mask.t", "attribution.m", "optimizer.lr", "optimizer.gamma", "training.epochs",
-             "training.batch_size", "data.forget"}  # fmt: skip
+    known = {
+        "mask.t",
+        "attribution.m",
+        "optimizer.lr",
+        "optimizer.gamma",
+        "training.epochs",
+        "training.batch_size",
+        "data.forget",
+    }
     if key == "objective.retain_weight":
         return "λ"
     return key.rsplit(".", 1)[-1] if key in known else key

@@ -57,8 +57,9 @@ def page(
     records = [t for t in (*folded, provenance(runs), left_out(skipped)) if t.rows]
     links = [(t.name, t.title) for t in tables] + [(name, title) for name, title, _, _ in pictures]
     links += [(t.name, t.title) for t in records]
-    nav = "".join(f'<a href="#{name}" title="{html.escape(text)}">{html.escape(_brief(text))}</a>'
-                  for name, text in links)  # fmt: skip
+    nav = "".join(
+        f'<a href="#{name}" title="{html.escape(text)}">{html.escape(_brief(text))}</a>' for name, text in links
+    )
     parts = [*map(render.hypertext, tables), *(_picture(*picture) for picture in pictures), *map(_record, records)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -82,13 +83,32 @@ def provenance(runs: Sequence[Run]) -> Table:
         commit = f"{str(git.get('commit', '–'))[:10]}{' + changes' if git.get('dirty') else ''}"
         versions = ", ".join(f"{k} {v}" for k, v in mapping(p, "versions").items())
         gpus = machine.get("gpus")
-        kind = ", ".join(filter(None, [str(machine.get("processor") or ""), f"{machine.get('cores', '?')} cores",
-                                       *map(str, gpus if isinstance(gpus, list) else [])]))  # fmt: skip
+        kind = ", ".join(
+            filter(
+                None,
+                [
+                    str(machine.get("processor") or ""),
+                    f"{machine.get('cores', '?')} cores",
+                    *map(str, gpus if isinstance(gpus, list) else []),
+                ],
+            )
+        )
         stages = mapping(p, "stages").values()
         spent = [s.get("seconds") for s in stages if isinstance(s, dict) and not s.get("cached")]
         seconds = sum(s for s in spent if isinstance(s, int | float))
-        rows.append(Row((str(run.path), str(p.get("command") or "–"), commit, versions, kind,
-                         str(p.get("finished") or "–"), round(seconds))))  # fmt: skip
+        rows.append(
+            Row(
+                (
+                    str(run.path),
+                    str(p.get("command") or "–"),
+                    commit,
+                    versions,
+                    kind,
+                    str(p.get("finished") or "–"),
+                    round(seconds),
+                )
+            )
+        )
     columns = tuple(Column(label=h, style="count" if h == "seconds" else "text") for h in heads)
     notes = ("Seconds of the stages that this run computed itself; stages taken from the cache are not in it.",)
     return Table(name="provenance", title="Provenance", columns=columns, rows=tuple(rows), notes=notes)

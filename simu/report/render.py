@@ -144,8 +144,16 @@ def _stacked(table: Table) -> RichTable:
 
 
 def _frame(title: str, notes: tuple[str, ...]) -> RichTable:
-    return RichTable(title=title, title_justify="left", title_style="bold", caption="\n".join(notes), box=SIMPLE_HEAD,
-                     caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
+    return RichTable(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption="\n".join(notes),
+        box=SIMPLE_HEAD,
+        caption_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def _head(column: Column, between: str = "\n") -> str:
@@ -192,8 +200,15 @@ def latex(table: Table) -> str:
     spec = "".join("l" if c.style == "text" else "r" for c in table.columns)
     lines = ["% \\usepackage{booktabs,graphicx}; generated texts may need XeLaTeX or LuaLaTeX for their letters"]
     lines += [f"% {note}" for note in table.notes]
-    lines += ["\\begin{table*}", "\\centering", f"\\caption{{{_tex(table.title)}}}", f"\\label{{tab:{table.name}}}",
-              "\\resizebox{\\textwidth}{!}{%", f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]  # fmt: skip
+    lines += [
+        "\\begin{table*}",
+        "\\centering",
+        f"\\caption{{{_tex(table.title)}}}",
+        f"\\label{{tab:{table.name}}}",
+        "\\resizebox{\\textwidth}{!}{%",
+        f"\\begin{{tabular}}{{{spec}}}",
+        "\\toprule",
+    ]
     if any(c.span for c in table.columns):
         lines += _tex_spans(table.columns)
     arrows = {"lower": " $\\downarrow$", "higher": " $\\uparrow$", "": ""}
@@ -211,8 +226,11 @@ def latex(table: Table) -> str:
 def hypertext(table: Table) -> str:
     """A <table> in a <section>, notes as a list."""
     table = compact(table)
-    long = {i for i, c in enumerate(table.columns) if c.style == "text"
-            and any(len(str(row.cells[i])) > 40 for row in table.rows)}  # fmt: skip
+    long = {
+        i
+        for i, c in enumerate(table.columns)
+        if c.style == "text" and any(len(str(row.cells[i])) > 40 for row in table.rows)
+    }
     spans = ""
     if any(c.span for c in table.columns):
         wide = [(span, len(list(same))) for span, same in groupby(table.columns, key=lambda c: c.span)]
@@ -269,10 +287,25 @@ def _interval(cell: Estimate, column: Column) -> tuple[str, str] | None:
 
 
 TEX = {
-    "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
-    "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "–": "--", "−": "$-$", "λ": "$\\lambda$",
-    "×": "$\\times$", "·": "$\\cdot$", "≤": "$\\le$", "≥": "$\\ge$", "\n": " ",
-}  # fmt: skip
+    "\\": "\\textbackslash{}",
+    "&": "\\&",
+    "%": "\\%",
+    "$": "\\$",
+    "#": "\\#",
+    "_": "\\_",
+    "{": "\\{",
+    "}": "\\}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "λ": "$\\lambda$",
+    "×": "$\\times$",
+    "·": "$\\cdot$",
+    "≤": "$\\le$",
+    "≥": "$\\ge$",
+    "\n": " ",
+}
 
 
 def _tex(value: str) -> str:

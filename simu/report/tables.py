@@ -72,19 +72,41 @@ TABLE1 = (
     Score(metric="aggregate", label="Aggregate", span="", better="higher", printed="aggregate", main=True),
     Score(metric="forget/choice_accuracy", label="EM (choice)", span="Forget", better="lower", printed="forget_em"),
     Score(metric="forget/exact_match", label="EM (string)", span="Forget", better="lower"),
-    Score(metric="forget/rouge_l_recall", label="ROUGE-L", span="Forget", better="lower", printed="forget_rouge_l",
-          main=True),
+    Score(
+        metric="forget/rouge_l_recall",
+        label="ROUGE-L",
+        span="Forget",
+        better="lower",
+        printed="forget_rouge_l",
+        main=True,
+    ),
     Score(metric="mia/soul_compat", label="SOUL order", span="MIA AUC", better="lower", printed="mia"),
     Score(metric="mia/min_k", label="min-k", span="MIA AUC", better="lower", main=True),
     Score(metric="retain/choice_accuracy", label="EM (choice)", span="Retain", better="higher", printed="retain_em"),
     Score(metric="retain/exact_match", label="EM (string)", span="Retain", better="higher"),
-    Score(metric="retain/rouge_l_recall", label="ROUGE-L", span="Retain", better="higher", printed="retain_rouge_l",
-          main=True),
-    Score(metric="world_facts/contains_answer", label="EM (contains)", span="World facts", better="higher",
-          printed="world_facts_em"),
-    Score(metric="world_facts/rouge_l_recall", label="ROUGE-L", span="World facts", better="higher",
-          printed="world_facts_rouge_l"),
-)  # fmt: skip
+    Score(
+        metric="retain/rouge_l_recall",
+        label="ROUGE-L",
+        span="Retain",
+        better="higher",
+        printed="retain_rouge_l",
+        main=True,
+    ),
+    Score(
+        metric="world_facts/contains_answer",
+        label="EM (contains)",
+        span="World facts",
+        better="higher",
+        printed="world_facts_em",
+    ),
+    Score(
+        metric="world_facts/rouge_l_recall",
+        label="ROUGE-L",
+        span="World facts",
+        better="higher",
+        printed="world_facts_rouge_l",
+    ),
+)
 
 
 def _lume(split: str, better: Literal["lower", "higher"], task: str = "") -> tuple[Score, ...]:
@@ -142,15 +164,21 @@ def paper_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table
     run.sort(key=lambda g: (g.place, g.model, METHODS.index(g.method)))
     tofu, lume = [g for g in shown if not is_lume(g)], [g for g in shown if is_lume(g)]
     tables = [
-        scores("table1", "Table 1: question answering (TOFU)", TABLE1, tofu, paper.table1(),
-               (paper.EM_NOTE, paper.AGGREGATE_NOTE, paper.MIA_NOTE)),
+        scores(
+            "table1",
+            "Table 1: question answering (TOFU)",
+            TABLE1,
+            tofu,
+            paper.table1(),
+            (paper.EM_NOTE, paper.AGGREGATE_NOTE, paper.MIA_NOTE),
+        ),
         scores("table2", "Table 2: LUME, all tasks", TABLE2, lume, paper.table2()),
         scores("table2_tasks", "Table 2, continued: LUME by task", TABLE2_TASKS, lume, paper.table2()),
         scores("beyond", "Beyond the paper: likelihood, utility and over-forgetting", (*OFFICIAL, *BEYOND), shown, []),
         settings("table3", "Table 3: mask settings", TABLE3, [g for g in run if g.method == "simu"], paper.table3()),
         settings("table4", "Table 4: unlearning settings", TABLE4, run, paper.table4()),
         critical_neurons([g for g in groups if g.method == "simu"]),
-    ]  # fmt: skip
+    ]
     return [
         table
         for table in tables
@@ -208,8 +236,10 @@ def scores(
         found = paper.find(printed, data=g.data, model=g.model, method=g.method)
         if found:
             theirs = [_number(found.get(score.printed)) for score in layout]
-            gaps = [o.mean - p if o and p is not None and _comparable(g, s) else None
-                    for s, o, p in zip(layout, ours, theirs, strict=True)]  # fmt: skip
+            gaps = [
+                o.mean - p if o and p is not None and _comparable(g, s) else None
+                for s, o, p in zip(layout, ours, theirs, strict=True)
+            ]
             rows.append(Row((*labels, "paper", *theirs, None, None), "paper"))
             rows.append(Row((*labels, "difference", *gaps, None, None), "difference"))
             if found["note"]:
@@ -223,8 +253,16 @@ def scores(
     names = {score.printed for score in layout}  # a note starts with the printed column that it is about
     has_printed = any(row.kind == "paper" for row in rows)
     said = [f"Paper, {'; '.join(where)}: {note}." for note, where in odd.items() if note.split(":")[0] in names]
-    remarks = (INTERVALS, *variants(groups), *_chosen(groups), *_fewer(groups, layout), *_commits(groups),
-               *(notes if has_printed else ()), *said, *_no_printed(groups))  # fmt: skip
+    remarks = (
+        INTERVALS,
+        *variants(groups),
+        *_chosen(groups),
+        *_fewer(groups, layout),
+        *_commits(groups),
+        *(notes if has_printed else ()),
+        *said,
+        *_no_printed(groups),
+    )
     return _without_empty(Table(name=name, title=title, columns=columns, rows=tuple(rows), notes=remarks))
 
 
@@ -240,10 +278,22 @@ def counts(g: Group) -> str:
 
 
 TABLE3 = {"t": "mask.t", "m": "attribution.m", "batch_size": "attribution.batch_size"}
-TABLE4 = {"forget_examples": "", "batch_size": "training.batch_size", "learning_rate": "optimizer.lr",
-          "epochs": "training.epochs", "retain_weight": "objective.retain_weight"}  # fmt: skip
-LABELS = {"t": "t", "m": "m", "batch_size": "batch size", "forget_examples": "forget examples",
-          "learning_rate": "learning rate", "epochs": "epochs", "retain_weight": "λ (retain)"}  # fmt: skip
+TABLE4 = {
+    "forget_examples": "",
+    "batch_size": "training.batch_size",
+    "learning_rate": "optimizer.lr",
+    "epochs": "training.epochs",
+    "retain_weight": "objective.retain_weight",
+}
+LABELS = {
+    "t": "t",
+    "m": "m",
+    "batch_size": "batch size",
+    "forget_examples": "forget examples",
+    "learning_rate": "learning rate",
+    "epochs": "epochs",
+    "retain_weight": "λ (retain)",
+}
 
 
 def settings(name: str, title: str, layout: dict[str, str], groups: Sequence[Group], printed: list[paper.Row]) -> Table:
@@ -259,8 +309,10 @@ def settings(name: str, title: str, layout: dict[str, str], groups: Sequence[Gro
         keys |= {"method": g.method} if by_method else {}
         if found := paper.find(printed, **keys):
             theirs = [_number(found[column]) for column in layout]
-            gaps = [float(o) - p if isinstance(o, int | float) and p is not None else None
-                    for o, p in zip(ours, theirs, strict=True)]  # fmt: skip
+            gaps = [
+                float(o) - p if isinstance(o, int | float) and p is not None else None
+                for o, p in zip(ours, theirs, strict=True)
+            ]
             rows.append(Row((*labels, "paper", *map(_plain, theirs)), "paper"))
             rows.append(Row((*labels, "difference", *map(_plain, gaps)), "difference"))
             if found["note"]:
@@ -295,8 +347,11 @@ def critical_neurons(groups: Sequence[Group]) -> Table:
             n, of = int(row["critical_mlp_neurons"]), int(row["total_mlp_neurons"])
             rows.append(Row((g.place, g.model, g.mask, t, "paper", of, n, n / of, None), "paper"))
             rows.append(
-                Row((g.place, g.model, g.mask, t, "difference", total - of, mean - n, mean / total - n / of, None),
-                    "difference"))  # fmt: skip
+                Row(
+                    (g.place, g.model, g.mask, t, "difference", total - of, mean - n, mean / total - n / of, None),
+                    "difference",
+                )
+            )
     columns = (
         *(Column(label=label) for label in ("data", "model", "mask", "t", "")),
         Column(label="MLP neurons", style="count"),
@@ -355,12 +410,19 @@ def all_metrics(groups: Iterable[Group]) -> Table:
 
 FEW = 4
 VARIANTS = {
-    "data.forget": "forget", "data.retain_rows": "retain rows", "data.evaluation_rows": "rows a split",
-    "data.fold": "fold", "data.mia_set": "MIA documents", "data.seam": "seam",
-    "evaluator.compat": "definitions", "evaluator.choice_scorer": "choice scorer", "evaluator.mia_k": "min-k k",
-    "evaluator.aggregate_em": "EM in the aggregate", "evaluator.aggregate_mia": "MIA in the aggregate",
+    "data.forget": "forget",
+    "data.retain_rows": "retain rows",
+    "data.evaluation_rows": "rows a split",
+    "data.fold": "fold",
+    "data.mia_set": "MIA documents",
+    "data.seam": "seam",
+    "evaluator.compat": "definitions",
+    "evaluator.choice_scorer": "choice scorer",
+    "evaluator.mia_k": "min-k k",
+    "evaluator.aggregate_em": "EM in the aggregate",
+    "evaluator.aggregate_mia": "MIA in the aggregate",
     "evaluator.confidence": "confidence over rows",
-}  # fmt: skip
+}
 
 
 def variants(groups: Iterable[Group]) -> list[str]:
@@ -382,8 +444,10 @@ def _chosen(groups: Iterable[Group]) -> list[str]:
 def _fewer(groups: Iterable[Group], layout: Sequence[Score]) -> list[str]:
     """Means that lack a seed: its metric was missing, or no number."""
     found = [(g, s, e.seeds) for g in groups for s in layout if (e := g.estimate(s.metric)) and e.seeds < g.seeds]
-    return [f"{s.metric} of {g.label()}, {g.model} on {g.place}: over {n} of {g.seeds} seeds, the others have none."
-            for g, s, n in found]  # fmt: skip
+    return [
+        f"{s.metric} of {g.label()}, {g.model} on {g.place}: over {n} of {g.seeds} seeds, the others have none."
+        for g, s, n in found
+    ]
 
 
 def _commits(groups: Iterable[Group]) -> list[str]:
@@ -447,8 +511,9 @@ def compact(table: Table) -> Table:
     labels = [i for i, c in enumerate(table.columns) if c.label in REPEATED and len({row[i] for row in ours}) == 1]
     if len(ours) < 2 or not labels:
         return table
-    if len(ours) < len(table.rows) or any(row[i] not in ("", "ours") for row in ours[:1] for i in labels
-                                          if not table.columns[i].label):  # fmt: skip
+    if len(ours) < len(table.rows) or any(
+        row[i] not in ("", "ours") for row in ours[:1] for i in labels if not table.columns[i].label
+    ):
         labels = [i for i in labels if table.columns[i].label]  # ours, paper and difference; or a verdict
     said = [f"{table.columns[i].label} {ours[0][i]}" for i in labels if table.columns[i].label]
     kept = [i for i, _ in enumerate(table.columns) if i not in labels]
@@ -460,9 +525,12 @@ REPEATED = ("", "data", "model", "n rows", "seeds")
 
 def with_columns(table: Table, kept: Sequence[int], notes: tuple[str, ...]) -> Table:
     return Table(
-        name=table.name, title=table.title, notes=notes, columns=tuple(table.columns[i] for i in kept),
+        name=table.name,
+        title=table.title,
+        notes=notes,
+        columns=tuple(table.columns[i] for i in kept),
         rows=tuple(Row(tuple(row.cells[i] for i in kept), row.kind) for row in table.rows),
-    )  # fmt: skip
+    )
 
 
 def _without_empty(table: Table) -> Table:

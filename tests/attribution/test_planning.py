@@ -44,8 +44,15 @@ class Peak(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=500, hidden_size=128, intermediate_size=352, num_hidden_layers=6,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -65,11 +72,17 @@ GIB = 2**30
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"recompute": True}, {"position": "sequence"}, {"layers": "all", "path": "midpoint"},
-     {"max_memory": (WEIGHTS + 24e6) / GIB}, {"max_memory": (WEIGHTS + 9e6) / GIB},
-     {"max_memory": (WEIGHTS + 4e6) / GIB}],
+    [
+        {},
+        {"recompute": True},
+        {"position": "sequence"},
+        {"layers": "all", "path": "midpoint"},
+        {"max_memory": (WEIGHTS + 24e6) / GIB},
+        {"max_memory": (WEIGHTS + 9e6) / GIB},
+        {"max_memory": (WEIGHTS + 4e6) / GIB},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_prediction_is_an_upper_bound_and_not_absurd(settings, model, batch):
     predicted = plan(model, [batch], m=4, **settings)
     with Peak(model) as seen:
@@ -96,8 +109,9 @@ def test_a_limit_that_nothing_fits_says_what_is_needed(model, batch):
 def test_recomputation_is_chosen_only_when_asked_or_needed(model, batch):
     assert not plan(model, [batch]).recompute
     assert plan(model, [batch], recompute=True).recompute
-    deep = LlamaConfig(vocab_size=100, hidden_size=64, intermediate_size=512, num_hidden_layers=24,
-                       num_attention_heads=4)  # fmt: skip
+    deep = LlamaConfig(
+        vocab_size=100, hidden_size=64, intermediate_size=512, num_hidden_layers=24, num_attention_heads=4
+    )
     with torch.device("meta"):
         twin = LlamaForCausalLM(deep)
     weights = plan(twin, [batch]).stages[0].bytes
@@ -121,8 +135,9 @@ def test_more_path_points_cost_the_layers_above_only(model, batch):
 
 
 def test_llama2_7b_is_planned_without_weights():
-    config = LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
-                         num_attention_heads=32)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+    )
     with torch.device("meta"):
         twin = LlamaForCausalLM(config).bfloat16()
     ids = torch.zeros(4, 80, dtype=torch.long)

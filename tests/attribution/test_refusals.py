@@ -28,8 +28,14 @@ def test_attention_that_looks_ahead(reference):
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_a_rotary_embedding_that_depends_on_the_length(kind, reference):
-    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 8,
-            "long_factor": [4.0, 4.0], "short_factor": [1.0, 1.0]}  # fmt: skip
+    rope = {
+        "rope_type": kind,
+        "rope_theta": 10000.0,
+        "factor": 2.0,
+        "original_max_position_embeddings": 8,
+        "long_factor": [4.0, 4.0],
+        "short_factor": [1.0, 1.0],
+    }
     if kind == "dynamic":
         rope = {k: rope[k] for k in ("rope_type", "rope_theta", "factor")}
     model = reference.model("llama", **reference.small, rope_parameters=rope, max_position_embeddings=8)

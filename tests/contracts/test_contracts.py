@@ -85,8 +85,14 @@ def test_data_is_disjoint_and_complete(option, request):
 @pytest.fixture(scope="module")
 def bench():
     """A random two-layer model, its tokenizer, and a few rows of mini."""
-    cfg = composed("model.hidden_size=16", "model.intermediate_size=24", "model.layers=2", "model.heads=2",
-                   "model.kv_heads=1", "model.vocab_size=320")  # fmt: skip
+    cfg = composed(
+        "model.hidden_size=16",
+        "model.intermediate_size=24",
+        "model.layers=2",
+        "model.heads=2",
+        "model.kv_heads=1",
+        "model.vocab_size=320",
+    )
     splits = Mini(name="mini", authors=4, holdout_authors=1)()
     texts = [e.prompt + e.answer for e in splits.retain]
 
@@ -150,9 +156,20 @@ def test_trains_two_steps_and_resumes_to_equal_bytes(slot, option, bench, tmp_pa
             if kill and record["step"] == 2:
                 raise Killed
 
-        train(model, selection, optimizer, cfg.objective, rows["forget"], rows["retain"],
-              alternatives=rows["instead"], settings=cfg.training, pad_id=tokenizer.pad_token_id, seed=0,
-              on_step=on_step, checkpoint=checkpoint)  # fmt: skip
+        train(
+            model,
+            selection,
+            optimizer,
+            cfg.objective,
+            rows["forget"],
+            rows["retain"],
+            alternatives=rows["instead"],
+            settings=cfg.training,
+            pad_id=tokenizer.pad_token_id,
+            seed=0,
+            on_step=on_step,
+            checkpoint=checkpoint,
+        )
         selection.merge()
         return dict(model.state_dict())
 
@@ -183,8 +200,11 @@ def test_training_defaults_live_in_the_yaml():
     differ = []
     for slot, option in options("training"):
         component = composed(f"{slot}={option}").training
-        differ += [f.name for f in dataclasses.fields(Training)
-                   if f.default is not dataclasses.MISSING and f.default != getattr(component, f.name)]  # fmt: skip
+        differ += [
+            f.name
+            for f in dataclasses.fields(Training)
+            if f.default is not dataclasses.MISSING and f.default != getattr(component, f.name)
+        ]
     assert differ == []
 
 

@@ -49,9 +49,13 @@ def byte_level(specials="bos", add_prefix_space=False, vocabulary=400):
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         CORPUS,
-        trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False,
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=SPECIAL,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return wrap(tokenizer, specials)
 
 
@@ -147,8 +151,9 @@ def test_text_comes_back_without_a_space_too_many(tokenizer, template):
         if tokenizer.unk_token_id in tokenizer(text).input_ids:
             continue
         row = encode(tokenizer, template, prompt, answer)
-        decoded = tokenizer.decode([*row.prompt, *row.answer], skip_special_tokens=True,
-                                   clean_up_tokenization_spaces=False)  # fmt: skip
+        decoded = tokenizer.decode(
+            [*row.prompt, *row.answer], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         assert decoded.removeprefix(" ") == text.removeprefix(" ")
         checked += 1
     assert checked >= 7
@@ -166,8 +171,10 @@ def test_parts_equal_the_whole_where_a_space_parts_them(tokenizer, name):
     assert [*row.prompt[opening:], *row.answer[:-1]] == whole
 
 
-@pytest.mark.parametrize(("name", "begins"), [("byte_level", True), ("byte_level_no_bos", False),
-                                              ("byte_level_closes", True), ("metaspace_bpe_closes", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("byte_level", True), ("byte_level_no_bos", False), ("byte_level_closes", True), ("metaspace_bpe_closes", True)],
+)
 def test_prompt_opens_and_never_closes(name, begins):
     tokenizer = TOKENIZERS[name]
     ids = prompt_ids(tokenizer, "Who wrote it?")

@@ -28,11 +28,23 @@ def test_heldout_is_the_papers_fold(lume_dir):
     splits = Lume(path=str(lume_dir))()
     assert (len(splits.forget), len(splits.retain)) == (1094, 1052)
     pii = {("Task2", f"qa{i}"): 96 for i in range(5)}
-    assert tally(splits.forget) == {("Task1", "sc1"): 116, ("Task1", "qa0"): 116, ("Task2", "sc1"): 96, **pii,
-                                    ("Task3", "sc1"): 143, ("Task3", "qa0"): 143}  # fmt: skip
+    assert tally(splits.forget) == {
+        ("Task1", "sc1"): 116,
+        ("Task1", "qa0"): 116,
+        ("Task2", "sc1"): 96,
+        **pii,
+        ("Task3", "sc1"): 143,
+        ("Task3", "qa0"): 143,
+    }
     pii = {("Task2", f"qa{i}"): 100 for i in range(5)}
-    assert tally(splits.retain) == {("Task1", "sc1"): 91, ("Task1", "qa0"): 91, ("Task2", "sc1"): 100, **pii,
-                                    ("Task3", "sc1"): 135, ("Task3", "qa0"): 135}  # fmt: skip
+    assert tally(splits.retain) == {
+        ("Task1", "sc1"): 91,
+        ("Task1", "qa0"): 91,
+        ("Task2", "sc1"): 100,
+        **pii,
+        ("Task3", "sc1"): 135,
+        ("Task3", "qa0"): 135,
+    }
     assert sizes(splits) == {"forget": 1094, "retain": 1052, "mia_member": 143, "mia_nonmember": 143}
 
 
@@ -261,10 +273,16 @@ def test_hub_is_fetched_as_a_folder(hub_copy, monkeypatch):
 
 @pytest.mark.parametrize(
     ("fields", "name"),
-    [({"forget_rows": 0}, "forget_rows"), ({"retain_rows": 0}, "retain_rows"), ({"evaluation_rows": 0}, "evaluation"),
-     ({"fold": "all"}, "mia_set"), ({"forget": "Task1"}, "mia_set"), ({"mia_set": "files"}, "mia_member_file"),
-     ({"mia_member_file": "x"}, "mia_member_file")],
-)  # fmt: skip
+    [
+        ({"forget_rows": 0}, "forget_rows"),
+        ({"retain_rows": 0}, "retain_rows"),
+        ({"evaluation_rows": 0}, "evaluation"),
+        ({"fold": "all"}, "mia_set"),
+        ({"forget": "Task1"}, "mia_set"),
+        ({"mia_set": "files"}, "mia_member_file"),
+        ({"mia_member_file": "x"}, "mia_member_file"),
+    ],
+)
 def test_ranges(fields, name):
     with pytest.raises(FieldError, match=f"^{name}"):
         Lume(**fields)

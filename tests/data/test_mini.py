@@ -125,9 +125,16 @@ def test_large_sizes_have_unique_names_and_prompts():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("authors", 3), ("authors", 401), ("holdout_authors", 0), ("forget_offset", 10), ("forget_offset", -1),
-     ("retain_rows", 0), ("evaluation_rows", -5)],
-)  # fmt: skip
+    [
+        ("authors", 3),
+        ("authors", 401),
+        ("holdout_authors", 0),
+        ("forget_offset", 10),
+        ("forget_offset", -1),
+        ("retain_rows", 0),
+        ("evaluation_rows", -5),
+    ],
+)
 def test_ranges(field, value):
     with pytest.raises(FieldError, match=f"{field}={value}"):
         Mini(**{field: value})

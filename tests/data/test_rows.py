@@ -23,9 +23,14 @@ def test_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [('{"q": "a"', "broken JSON"), ("", "broken JSON"), ("[1]", "a JSON object is needed, is list"),
-     (b'{"q": "\xff"}', "not UTF-8"), ("[" * 100_000, "JSON")],
-)  # fmt: skip
+    [
+        ('{"q": "a"', "broken JSON"),
+        ("", "broken JSON"),
+        ("[1]", "a JSON object is needed, is list"),
+        (b'{"q": "\xff"}', "not UTF-8"),
+        ("[" * 100_000, "JSON"),
+    ],
+)
 def test_broken_line_is_named(tmp_path, line, says):
     path = write(tmp_path / "a.jsonl", '{"q": "a"}', line, '{"q": "c"}')
     with pytest.raises(UserError) as error:

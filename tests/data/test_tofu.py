@@ -37,7 +37,10 @@ def test_authors_and_ids(tofu_dir):
     splits = Tofu(path=str(tofu_dir))()
     assert splits.forget[0].id == "forget10/0"
     assert (splits.retain[0].group, splits.retain[20].group, splits.retain[-1].group) == (
-        "author000", "author001", "author179")  # fmt: skip
+        "author000",
+        "author001",
+        "author179",
+    )
     assert (splits.forget[0].group, splits.forget[-1].group) == ("author180", "author199")
     # An author has the same number whichever part is forgotten.
     assert Tofu(path=str(tofu_dir), forget="01")().forget[0].group == "author198"
@@ -70,8 +73,15 @@ def test_percent_as_the_command_line_reads_it(tofu_dir):
 
 
 def test_digest_reads_content_and_not_files(tofu_dir, tmp_path):
-    for name in ("forget01", "retain99", "forget01_perturbed", "retain_perturbed", "holdout01",
-                 "world_facts_perturbed", "real_authors_perturbed"):  # fmt: skip
+    for name in (
+        "forget01",
+        "retain99",
+        "forget01_perturbed",
+        "retain_perturbed",
+        "holdout01",
+        "world_facts_perturbed",
+        "real_authors_perturbed",
+    ):
         shutil.copyfile(tofu_dir / f"{name}.jsonl", tmp_path / f"{name}.jsonl")
     assert digest(Tofu(path=str(tmp_path), forget="01")().retain) == digest(
         Tofu(path=str(tofu_dir), forget="01")().retain
@@ -89,10 +99,15 @@ def cells(template, i):
 @pytest.fixture
 def folder(tmp_path):
     """A folder of the smallest valid TOFU: 4 rows to forget, 8 to retain, 6 of them evaluated."""
-    sizes = {"forget10": (ROW, 4), "retain90": (ROW, 8), "forget10_perturbed": (ROW | MORE, 4),
-             "retain_perturbed": (ROW | MORE, 6), "holdout10": (ROW, 4),
-             "world_facts_perturbed": (ROW | {"perturbed_answer": ["x"]}, 3),
-             "real_authors_perturbed": (ROW | {"perturbed_answer": ["x"]}, 3)}  # fmt: skip
+    sizes = {
+        "forget10": (ROW, 4),
+        "retain90": (ROW, 8),
+        "forget10_perturbed": (ROW | MORE, 4),
+        "retain_perturbed": (ROW | MORE, 6),
+        "holdout10": (ROW, 4),
+        "world_facts_perturbed": (ROW | {"perturbed_answer": ["x"]}, 3),
+        "real_authors_perturbed": (ROW | {"perturbed_answer": ["x"]}, 3),
+    }
     for name, (template, count) in sizes.items():
         lines = [json.dumps(cells(template, i)) for i in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")

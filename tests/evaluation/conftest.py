@@ -16,12 +16,16 @@ def row(name: str, prompt: str, answer: str, **more) -> Example:
 def small_splits() -> Splits:
     def told(split: str, names: list[str]) -> tuple[Example, ...]:
         return tuple(
-            row(f"{split}/{i}", f"Where was {n} born?", f"{n} was born in city {i}.",
+            row(
+                f"{split}/{i}",
+                f"Where was {n} born?",
+                f"{n} was born in city {i}.",
                 paraphrased_prompt=f"What is the birth place of {n}?",
                 paraphrased_answer=f"The birth place of {n} is city {i}.",
-                perturbed_answers=tuple(f"The birth place of {n} is town {j}." for j in range(5)))
+                perturbed_answers=tuple(f"The birth place of {n} is town {j}." for j in range(5)),
+            )
             for i, n in enumerate(names)
-        )  # fmt: skip
+        )
 
     facts = (
         row("world_facts/0", "What is the capital of France?", "Paris", perturbed_answers=("Rome", "Oslo", "Bern")),
@@ -51,9 +55,14 @@ def tokenizer(small_splits):
     made.decoder = decoders.ByteLevel()
     texts = [t for rows in small_splits.evaluation.values() for e in rows for t in (e.prompt, e.answer)]
     made.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"],
-                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    )  # fmt: skip
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
@@ -64,9 +73,17 @@ def small_model(tokenizer):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-                         bos_token_id=0, eos_token_id=1)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     return LlamaForCausalLM(config).eval()
 
 

@@ -69,8 +69,10 @@ def test_an_encoder_that_cannot_be_had_is_one_line_before_anything_is_generated(
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=refuse))
-    for name, why in (("sentence-transformers/none-such", "not in the local hub cache and HF_HUB_OFFLINE=1"),
-                      (encoder_folder, r"cannot be loaded \(no file named model.safetensors\)")):  # fmt: skip
+    for name, why in (
+        ("sentence-transformers/none-such", "not in the local hub cache and HF_HUB_OFFLINE=1"),
+        (encoder_folder, r"cannot be loaded \(no file named model.safetensors\)"),
+    ):
         with pytest.raises(UserError, match=why) as error:
             embedding_similarities(name, CPU)
         assert str(error.value).startswith(f"evaluator.embedding_model={name}: ")

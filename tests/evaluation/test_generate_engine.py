@@ -25,9 +25,19 @@ class Numbers:
 
 def llama(seed=0, limit=128):
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                                         num_attention_heads=4, max_position_embeddings=limit, eos_token_id=EOS,
-                                         bos_token_id=1, pad_token_id=0)).eval()  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=60,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=limit,
+            eos_token_id=EOS,
+            bos_token_id=1,
+            pad_token_id=0,
+        )
+    ).eval()
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:

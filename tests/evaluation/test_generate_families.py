@@ -14,12 +14,29 @@ from simu.evaluation.generate import Work, generate
 from simu.evaluation.slots import trial
 
 EOS, NEW = 2, 18
-COMMON = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "pad_token_id": 0,
-          "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
-          "bos_token_id": 1, "eos_token_id": EOS}  # fmt: skip
+COMMON = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "pad_token_id": 0,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+}
 WINDOW = {"sliding_window": 5}
-GPT2 = {"vocab_size": 97, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "bos_token_id": 1,
-        "eos_token_id": EOS}  # fmt: skip
+GPT2 = {
+    "vocab_size": 97,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+}
 EXACT = {
     "llama": ("llama", COMMON, "sdpa"),
     "llama-eager": ("llama", COMMON, "eager"),
@@ -97,8 +114,9 @@ def check(model, capsys=None):
     for references in (None, drafts(said, rng)):
         for budget in (10, 250):
             work = Work()
-            found = generate(model, Numbers(), prompts, max_new_tokens=NEW, references=references,
-                             max_batch_tokens=budget, work=work)  # fmt: skip
+            found = generate(
+                model, Numbers(), prompts, max_new_tokens=NEW, references=references, max_batch_tokens=budget, work=work
+            )
             assert [[*g.ids] + [EOS] * g.finished for g in found] == said, (references is not None, budget)
             assert [g.text for g in found] == [Numbers().decode(ids) for ids in said]
             assert work.decisions == sum(map(len, said))

@@ -55,8 +55,9 @@ def test_hits_are_the_models_first_choice(tiny_llama):
     for _ in range(4):
         said.append(int(tiny_llama(input_ids=torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
     wrong = [*said[:2], (said[2] + 1) % 97, said[3]]
-    right, partly = score(tiny_llama, NoTokenizer(), [Encoded(prompt, tuple(said)), Encoded(prompt, tuple(wrong))],
-                          max_batch_tokens=100)  # fmt: skip
+    right, partly = score(
+        tiny_llama, NoTokenizer(), [Encoded(prompt, tuple(said)), Encoded(prompt, tuple(wrong))], max_batch_tokens=100
+    )
     assert right.hit.tolist() == [True] * 4
     assert partly.hit.tolist()[:3] == [True, True, False]
 

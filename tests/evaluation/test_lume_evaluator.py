@@ -35,11 +35,17 @@ def side(name: str) -> tuple[Example, ...]:
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     def documents(name: str, n: int) -> tuple[Example, ...]:
-        return tuple(Example(id=f"{name}/{i}", prompt="", answer=f"The {name} text number {i} is here.", group="fold")
-                     for i in range(n))  # fmt: skip
+        return tuple(
+            Example(id=f"{name}/{i}", prompt="", answer=f"The {name} text number {i} is here.", group="fold")
+            for i in range(n)
+        )
 
-    evaluation = {"forget": side("forget"), "retain": side("retain"),
-                  "mia_member": documents("mia_member", 4), "mia_nonmember": documents("mia_nonmember", 5)}  # fmt: skip
+    evaluation = {
+        "forget": side("forget"),
+        "retain": side("retain"),
+        "mia_member": documents("mia_member", 4),
+        "mia_nonmember": documents("mia_nonmember", 5),
+    }
     return Splits(name="lume", forget=evaluation["forget"], retain=evaluation["retain"], evaluation=evaluation)
 
 
@@ -86,8 +92,9 @@ def official(rows: list[dict], member_loss: list[float], nonmember_loss: list[fl
             if task:
                 terms.append(1 - mean(scores) if split == "forget" else mean(scores))
     found["task_aggregate"] = harmonic_mean(terms)
-    fp, tp, _ = roc_curve([1] * len(member_loss) + [0] * len(nonmember_loss),
-                          -1 * np.array(member_loss + nonmember_loss))  # fmt: skip
+    fp, tp, _ = roc_curve(
+        [1] * len(member_loss) + [0] * len(nonmember_loss), -1 * np.array(member_loss + nonmember_loss)
+    )
     found["mia/loss"] = float(auc(fp, tp))
     found["mia_final"] = 1 - abs(found["mia/loss"] - 0.5) * 2
     return found
@@ -105,8 +112,9 @@ def document_losses(model, tokenizer, rows) -> list[float]:
 def compared(result, model, tokenizer, splits) -> dict:
     tasks = {e.id: e.group for s in ("forget", "retain") for e in splits.evaluation[s]}
     rows = [{**r, "task": tasks[r["id"]]} for r in result.rows if r["split"] in ("forget", "retain")]
-    return official(rows, *(document_losses(model, tokenizer, splits.evaluation[s])
-                            for s in ("mia_member", "mia_nonmember")))  # fmt: skip
+    return official(
+        rows, *(document_losses(model, tokenizer, splits.evaluation[s]) for s in ("mia_member", "mia_nonmember"))
+    )
 
 
 def test_scores_equal_the_official_computation(result, half_told, tokenizer, splits):
@@ -146,8 +154,13 @@ def test_the_membership_set_is_named_in_the_metrics_and_in_the_printed_table(res
 
 def test_the_papers_aggregate_is_the_stated_mean_of_five(result):
     m = result.metrics
-    terms = [1 - m["forget/knowledge"], 1 - m["forget/regurgitation"], 1 - m["mia/loss"],
-             m["retain/knowledge"], m["retain/regurgitation"]]  # fmt: skip
+    terms = [
+        1 - m["forget/knowledge"],
+        1 - m["forget/regurgitation"],
+        1 - m["mia/loss"],
+        m["retain/knowledge"],
+        m["retain/regurgitation"],
+    ]
     assert m["aggregate"] == pytest.approx(np.mean(terms))
 
 
@@ -257,17 +270,28 @@ def test_the_whole_heldout_fold_equals_the_official_computation(lume_dir: Path, 
     told_answers(monkeypatch, say)
     monkeypatch.setattr("simu.evaluation.lume.LumeEvaluator._score_tokens", lambda *_: None)
     found = LumeEvaluator(bootstrap=0)(small_model, tokenizer, splits, Template(), max_length=128)
-    cut = {s: [replace(e, answer=tokenizer.decode(tokenizer(e.answer, add_special_tokens=False).input_ids[:127]))
-               for e in small[s]] for s in ("mia_member", "mia_nonmember")}  # fmt: skip
+    cut = {
+        s: [
+            replace(e, answer=tokenizer.decode(tokenizer(e.answer, add_special_tokens=False).input_ids[:127]))
+            for e in small[s]
+        ]
+        for s in ("mia_member", "mia_nonmember")
+    }
     expected = compared(found, small_model, tokenizer, replace(splits, evaluation={**small, **cut}))
     for key, value in expected.items():
         assert found.metrics[key] == pytest.approx(value, abs=1e-6), key
     counts = {k: int(v) for k, v in found.metrics.items() if re.fullmatch(r"\w+/Task\d/\w+/n", k)}
     assert counts == {
-        "forget/Task1/regurgitation/n": 116, "forget/Task1/knowledge/n": 116,
-        "forget/Task2/regurgitation/n": 96, "forget/Task2/knowledge/n": 480,
-        "forget/Task3/regurgitation/n": 143, "forget/Task3/knowledge/n": 143,
-        "retain/Task1/regurgitation/n": 91, "retain/Task1/knowledge/n": 91,
-        "retain/Task2/regurgitation/n": 100, "retain/Task2/knowledge/n": 500,
-        "retain/Task3/regurgitation/n": 135, "retain/Task3/knowledge/n": 135,
-    }  # fmt: skip
+        "forget/Task1/regurgitation/n": 116,
+        "forget/Task1/knowledge/n": 116,
+        "forget/Task2/regurgitation/n": 96,
+        "forget/Task2/knowledge/n": 480,
+        "forget/Task3/regurgitation/n": 143,
+        "forget/Task3/knowledge/n": 143,
+        "retain/Task1/regurgitation/n": 91,
+        "retain/Task1/knowledge/n": 91,
+        "retain/Task2/regurgitation/n": 100,
+        "retain/Task2/knowledge/n": 500,
+        "retain/Task3/regurgitation/n": 135,
+        "retain/Task3/knowledge/n": 135,
+    }

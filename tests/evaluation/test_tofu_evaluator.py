@@ -137,8 +137,10 @@ def test_choice_scorers(memorised, tokenizer, small_splits, result):
     by_likelihood = replace(EVALUATOR, choice_scorer="likelihood")(memorised, tokenizer, small_splits, TEMPLATE)
     expected = []
     for e in small_splits.evaluation["forget"]:
-        ce = [float(straightforward_nll(memorised, tokenizer, e.paraphrased_prompt, a).mean())
-              for a in (e.paraphrased_answer, *e.perturbed_answers)]  # fmt: skip
+        ce = [
+            float(straightforward_nll(memorised, tokenizer, e.paraphrased_prompt, a).mean())
+            for a in (e.paraphrased_answer, *e.perturbed_answers)
+        ]
         expected.append(float(np.argmin(ce) == 0))
     assert by_likelihood.metrics["forget/choice_accuracy"] == pytest.approx(np.mean(expected))
     none = replace(EVALUATOR, choice_scorer="none")(memorised, tokenizer, small_splits, TEMPLATE)
@@ -165,8 +167,10 @@ def test_forget_quality_and_reference_attack_need_the_reference(
 
     assert found["forget_quality"] == pytest.approx(ks_2samp(raw(result), raw(reference)).pvalue)
     nll = {(r["split"], r["id"]): r["scores"]["mean_nll"] for r in reference.rows}
-    gain = {s: [nll[s, r["id"]] - r["scores"]["mean_nll"] for r in result.rows if r["split"] == s]
-            for s in ("forget", "holdout")}  # fmt: skip
+    gain = {
+        s: [nll[s, r["id"]] - r["scores"]["mean_nll"] for r in result.rows if r["split"] == s]
+        for s in ("forget", "holdout")
+    }
     assert found["mia/reference"] == pytest.approx(np.mean([a > b for a in gain["forget"] for b in gain["holdout"]]))
     same = EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE, reference=result).metrics
     assert same["forget_quality"] == pytest.approx(1.0)
@@ -201,8 +205,9 @@ def test_compat_open_unlearning(memorised, tokenizer, small_splits):
 
 
 def test_compat_soul(memorised, tokenizer, small_splits):
-    soul = replace(EVALUATOR, compat="soul", attacks=("soul_compat",), aggregate_mia="soul_compat",
-                   aggregate_em="choice_accuracy")  # fmt: skip
+    soul = replace(
+        EVALUATOR, compat="soul", attacks=("soul_compat",), aggregate_mia="soul_compat", aggregate_em="choice_accuracy"
+    )
     found = soul(memorised, tokenizer, small_splits, TEMPLATE)
     scores = {}
     for split in ("forget", "real_authors", "world_facts"):
@@ -217,8 +222,10 @@ def test_compat_soul(memorised, tokenizer, small_splits):
     wins = [(p > n) + 0.5 * (p == n) for p in predictions[len(others) :] for n in predictions[: len(others)]]
     assert found.metrics["mia/soul_compat"] == pytest.approx(np.mean(wins))
     e = small_splits.forget[0]
-    p = [np.exp(-float(straightforward_nll(memorised, tokenizer, e.paraphrased_prompt, a)[:-1].mean()))  # no EOS
-         for a in (e.paraphrased_answer, *e.perturbed_answers)]  # fmt: skip
+    p = [
+        np.exp(-float(straightforward_nll(memorised, tokenizer, e.paraphrased_prompt, a)[:-1].mean()))  # no EOS
+        for a in (e.paraphrased_answer, *e.perturbed_answers)
+    ]
     right = np.exp(-float(straightforward_nll(memorised, tokenizer, e.prompt, e.answer)[:-1].mean()))
     assert found.rows[0]["scores"]["probability"] == pytest.approx(right, rel=1e-4)
     assert found.rows[0]["scores"]["truth_ratio"] == pytest.approx(np.mean(p[1:]) / (p[0] + 1e-12), rel=1e-4)

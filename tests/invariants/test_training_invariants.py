@@ -33,18 +33,32 @@ FORGET, RETAIN, REFUSALS = rows(16, 1), rows(24, 2), rows(16, 3)
 
 @pytest.mark.parametrize(
     "objective",
-    [GradDiff(retain_weight=0.5), GradDiffKL(retain_weight=0.5), NPO(retain_weight=0.5), DPO(retain_weight=0.5),
-     RMU(retain_weight=0.5)],
+    [
+        GradDiff(retain_weight=0.5),
+        GradDiffKL(retain_weight=0.5),
+        NPO(retain_weight=0.5),
+        DPO(retain_weight=0.5),
+        RMU(retain_weight=0.5),
+    ],
     ids=lambda o: type(o).__name__,
-)  # fmt: skip
+)
 def test_batch_1_times_8_equals_batch_8_times_1(tiny_llama, objective):
     """Rows of unequal length: a mean of micro-batch means would differ."""
     results = []
     for tokens in (None, 30, 1):
         model = copy.deepcopy(tiny_llama)
         settings = Training(epochs=2, batch_size=8, micro_batch_tokens=tokens)
-        result = train(model, model, torch.optim.AdamW(model.parameters(), lr=1e-3), objective, FORGET, RETAIN,
-                       alternatives=REFUSALS, settings=settings, pad_id=0)  # fmt: skip
+        result = train(
+            model,
+            model,
+            torch.optim.AdamW(model.parameters(), lr=1e-3),
+            objective,
+            FORGET,
+            RETAIN,
+            alternatives=REFUSALS,
+            settings=settings,
+            pad_id=0,
+        )
         results.append((result.records, list(model.parameters())))
     for records, parameters in results[1:]:
         for name in ("forget_loss", "retain_loss", "grad_norm"):

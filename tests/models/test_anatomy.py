@@ -8,8 +8,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, OlmoConf
 from simu.models.anatomy import anatomy, is_conv1d
 from simu.types import UserError
 
-SMALL = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}  # fmt: skip
+SMALL = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+}
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 FAMILIES = {
     "llama": (SMALL, "model.layers.2.self_attn", QKVO, "mlp.down_proj"),
@@ -63,8 +70,14 @@ def test_parts_of_each_family(family):
 
 
 def test_llama2_7b_has_131072_neurons():
-    config = LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
-                         num_attention_heads=32, num_key_value_heads=32)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     a = anatomy(model)
@@ -74,8 +87,14 @@ def test_llama2_7b_has_131072_neurons():
 
 
 def test_olmo_1b_has_32768_neurons():
-    config = OlmoConfig(vocab_size=50304, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
-                        num_attention_heads=16, tie_word_embeddings=True)  # fmt: skip
+    config = OlmoConfig(
+        vocab_size=50304,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        tie_word_embeddings=True,
+    )
     with torch.device("meta"):
         a = anatomy(AutoModelForCausalLM.from_config(config))
     assert a.n_neurons == 32768

@@ -41,9 +41,17 @@ def test_token_log_probs_equal_a_plain_log_softmax(tiny_llama):
 def gemma() -> Gemma2ForCausalLM:
     """Soft-caps its final logits, and ties its head to the embedding."""
     torch.manual_seed(0)
-    config = Gemma2Config(vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2, head_dim=8,
-                          num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5,
-                          attn_implementation="eager")  # fmt: skip
+    config = Gemma2Config(
+        vocab_size=61,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        head_dim=8,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        final_logit_softcapping=0.5,
+        attn_implementation="eager",
+    )
     return Gemma2ForCausalLM(config).double().eval()
 
 
@@ -61,8 +69,14 @@ def test_the_models_own_tail_runs_on_both_logits():
 
 def test_no_full_vocabulary_float32_logits_exist_at_once():
     """A bf16 model on 1000 labelled tokens: float32 tensors with the vocabulary's width are a chunk high at most."""
-    config = LlamaConfig(vocab_size=512, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=2)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
     model = LlamaForCausalLM(config).bfloat16()
     batch = collate([Encoded(tuple(range(50)), tuple(range(100))) for _ in range(10)], 0)
     tallest = 0

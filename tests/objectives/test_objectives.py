@@ -96,15 +96,24 @@ CASES = [
     (WGA(retain_weight=1.0, beta=1.0), (A, B), -(log(2) / 2 + log(4) / 4 + log(5) / 5) / 3),
     (WGA(retain_weight=1.0, beta=2.0), (A, B), -(log(2) / 4 + log(4) / 16 + log(5) / 25) / 3),
     (WGA(retain_weight=1.0, beta=0.0), (A, B), -CE),
-    (SatImp(retain_weight=1.0, beta1=2.0, beta2=1.0), (A, B),
-     -(log(2) / 4 / 2 + log(4) / 16 * 3 / 4 + log(5) / 25 * 4 / 5) / 3),
+    (
+        SatImp(retain_weight=1.0, beta1=2.0, beta2=1.0),
+        (A, B),
+        -(log(2) / 4 / 2 + log(4) / 16 * 3 / 4 + log(5) / 25 * 4 / 5) / 3,
+    ),
     # q: P₀ of 1 is (1/2, 1/4, 1/4), of 2 (1/4, 1/2, 1/4). β = log 2 halves the answer's weight and the rest is scaled:
     # 2|1: (4, 2, 1)/7, 0|2: (1, 4, 2)/7, 0|1: (1, 1, 1)/3
-    (UNDIAL(retain_weight=1.0, beta=log(2)), (A, B),
-     -((4 * log(1 / 5) + 2 * log(3 / 10) + log(1 / 2)) / 7
-       + (log(1 / 4) + 4 * log(1 / 4) + 2 * log(1 / 2)) / 7
-       + (log(1 / 5) + log(3 / 10) + log(1 / 2)) / 3) / 3),
-]  # fmt: skip
+    (
+        UNDIAL(retain_weight=1.0, beta=log(2)),
+        (A, B),
+        -(
+            (4 * log(1 / 5) + 2 * log(3 / 10) + log(1 / 2)) / 7
+            + (log(1 / 4) + 4 * log(1 / 4) + 2 * log(1 / 2)) / 7
+            + (log(1 / 5) + log(3 / 10) + log(1 / 2)) / 3
+        )
+        / 3,
+    ),
+]
 
 
 @pytest.mark.parametrize(("objective", "rows", "expected"), CASES, ids=lambda x: getattr(type(x), "__name__", ""))
@@ -117,10 +126,18 @@ def test_forget_side_by_hand(objective, rows, expected):
 
 @pytest.mark.parametrize(
     "objective",
-    [GradDiff(retain_weight=1.0), IDK(retain_weight=1.0), NPO(retain_weight=1.0), DPO(retain_weight=1.0),
-     SimNPO(retain_weight=1.0), UNDIAL(retain_weight=1.0), WGA(retain_weight=1.0), SatImp(retain_weight=1.0)],
+    [
+        GradDiff(retain_weight=1.0),
+        IDK(retain_weight=1.0),
+        NPO(retain_weight=1.0),
+        DPO(retain_weight=1.0),
+        SimNPO(retain_weight=1.0),
+        UNDIAL(retain_weight=1.0),
+        WGA(retain_weight=1.0),
+        SatImp(retain_weight=1.0),
+    ],
     ids=lambda o: type(o).__name__,
-)  # fmt: skip
+)
 def test_retain_side_is_the_answers_cross_entropy(objective):
     loss = objective.retain(Bigram(NOW), batch(A, B))
     assert mean(loss) == pytest.approx(CE, rel=1e-12)
@@ -161,10 +178,12 @@ def test_the_untouched_head_stays_untouched(head_trains):
 
 @pytest.mark.parametrize(
     ("objective", "weight"),
-    [(WGA(retain_weight=1.0, beta=2.0), lambda p: p**2),
-     (SatImp(retain_weight=1.0, beta1=2.0, beta2=1.0), lambda p: p**2 * (1 - p))],
+    [
+        (WGA(retain_weight=1.0, beta=2.0), lambda p: p**2),
+        (SatImp(retain_weight=1.0, beta1=2.0, beta2=1.0), lambda p: p**2 * (1 - p)),
+    ],
     ids=["WGA", "SatImp"],
-)  # fmt: skip
+)
 def test_token_weights_carry_no_gradient(objective, weight):
     """∇ of w·log p with w fixed is w·(e_y − P) on the logits; here on the table's rows."""
     model = Bigram(NOW)
@@ -245,10 +264,21 @@ def test_refusals_are_drawn_by_the_seed_and_keep_the_question():
 
 @pytest.mark.parametrize(
     ("cls", "field", "value"),
-    [(GradDiff, "retain_weight", -1.0), (GradDiffKL, "retain_weight", -1.0), (IDK, "retain_weight", -1.0),
-     (NPO, "beta", 0.0), (DPO, "beta", 0.0), (SimNPO, "beta", 0.0), (UNDIAL, "beta", -1.0), (WGA, "beta", -1.0),
-     (SatImp, "beta1", -1.0), (SatImp, "beta2", -1.0), (RMU, "steering_coeff", 0.0), (RMU, "layer", -1)],
-)  # fmt: skip
+    [
+        (GradDiff, "retain_weight", -1.0),
+        (GradDiffKL, "retain_weight", -1.0),
+        (IDK, "retain_weight", -1.0),
+        (NPO, "beta", 0.0),
+        (DPO, "beta", 0.0),
+        (SimNPO, "beta", 0.0),
+        (UNDIAL, "beta", -1.0),
+        (WGA, "beta", -1.0),
+        (SatImp, "beta1", -1.0),
+        (SatImp, "beta2", -1.0),
+        (RMU, "steering_coeff", 0.0),
+        (RMU, "layer", -1),
+    ],
+)
 def test_ranges(cls, field, value):
     with pytest.raises(FieldError, match=f"{field}={value}"):
         cls(**{"retain_weight": 1.0, field: value})

@@ -38,8 +38,11 @@ def simulate(kind: str, theta, grads, lrs, decay: bool = True):
             if kind == "soul":
                 m[i] = 0.9 * m[i] + 0.1 * gi
             h[i] = 0.95 * h[i] + 0.05 * gi * gi
-            bottom = {"simu": max(gamma * h[i], 1e-15), "soul": gamma * h[i] + 1e-15,
-                      "literal": max(gamma * h[i], 1e-12)}[kind]  # fmt: skip
+            bottom = {
+                "simu": max(gamma * h[i], 1e-15),
+                "soul": gamma * h[i] + 1e-15,
+                "literal": max(gamma * h[i], 1e-12),
+            }[kind]
             ratio = m[i] / bottom
             clipped += abs(ratio) > 1
             if decay:
@@ -139,8 +142,10 @@ def test_sampled_labels_follow_the_model():
 
 @pytest.mark.parametrize("name", [*PRESETS, "sophia_g", "adamw"])
 def test_no_decay_on_norms_and_biases(name):
-    named = [(n, torch.nn.Parameter(torch.ones(shape)))
-             for n, shape in (("q.weight", (2, 2)), ("norm.weight", (2,)), ("q.bias", (2,)))]  # fmt: skip
+    named = [
+        (n, torch.nn.Parameter(torch.ones(shape)))
+        for n, shape in (("q.weight", (2, 2)), ("norm.weight", (2,)), ("q.bias", (2,)))
+    ]
     optimizer = built(name, lr=0.5)(named)
     for _, p in named:
         p.grad = torch.zeros_like(p)
@@ -224,9 +229,17 @@ def test_closure():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", 0.0), ("lr", -1e-5), ("betas", (0.9, 1.0)), ("gamma", 0.0), ("eps", 0.0), ("weight_decay", -0.1),
-     ("momentum_updates", 3), ("hessian_interval", -1)],
-)  # fmt: skip
+    [
+        ("lr", 0.0),
+        ("lr", -1e-5),
+        ("betas", (0.9, 1.0)),
+        ("gamma", 0.0),
+        ("eps", 0.0),
+        ("weight_decay", -0.1),
+        ("momentum_updates", 3),
+        ("hessian_interval", -1),
+    ],
+)
 def test_values_out_of_range_are_named(field, value):
     with pytest.raises(FieldError, match=field):
         BuildSophia(**{field: value})

@@ -17,8 +17,9 @@ LAYERS, WIDTH = 4, 64
 TASKS = ("Task1", "Task2", "Task3")
 
 
-def config(*, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object,
-           weight: float | None) -> str:  # fmt: skip
+def config(
+    *, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object, weight: float | None
+) -> str:
     selection = "Selected" if method == "simu" else "Everything"
     return f"""
 model: {{_target_: simu.models.load.Model, name: {model}, path: /somewhere/{model}}}
@@ -48,8 +49,12 @@ def tofu_metrics(forget: float, retain: float, rng: np.random.Generator, rows: i
     for split, level in levels.items():
         n = rows if split != "world_facts" else 117
         values[f"{split}/n"] = n
-        for name, shift in (("exact_match", -0.05), ("rouge_l_recall", 0.0), ("choice_accuracy", -0.1),
-                            ("contains_answer", 0.02)):  # fmt: skip
+        for name, shift in (
+            ("exact_match", -0.05),
+            ("rouge_l_recall", 0.0),
+            ("choice_accuracy", -0.1),
+            ("contains_answer", 0.02),
+        ):
             value = float(np.clip(level + shift + rng.normal(0, 0.01), 0, 1))
             half = 1.96 * np.sqrt(max(value * (1 - value), 1e-4) / n)
             values[f"{split}/{name}"] = value
@@ -101,8 +106,13 @@ def write_run(
     (folder / ".hydra" / "config.yaml").write_text(
         config(model=model, data=data, method=method, mask=mask, seed=seed, t=t, m=m, lr=lr, weight=weight)
     )
-    choices = {"model": model, "data": data, "method": method, "mask": mask,
-               "selection": "selected" if method == "simu" else "all"}  # fmt: skip
+    choices = {
+        "model": model,
+        "data": data,
+        "method": method,
+        "mask": mask,
+        "selection": "selected" if method == "simu" else "all",
+    }
     (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
     metrics = lume_metrics if data == "lume" else tofu_metrics
@@ -111,14 +121,18 @@ def write_run(
     (folder / "metrics.json").write_text(json.dumps(flat))
     selected = write_neurons(folder, t, mask)
     provenance = {
-        "schema": 1, "status": "completed", "config_digest": "0" * 20,
+        "schema": 1,
+        "status": "completed",
+        "config_digest": "0" * 20,
         "command": f"python -m simu.run {' '.join(overrides)}".strip(),
-        "git": {"commit": "f" * 40, "dirty": False}, "versions": {"simu": "0.1.0", "torch": "2.13.0"},
+        "git": {"commit": "f" * 40, "dirty": False},
+        "versions": {"simu": "0.1.0", "torch": "2.13.0"},
         "machine": {"system": "Linux", "processor": "a processor", "cores": 2, "gpus": []},
         "stages": {s: {"digest": "0" * 20, "seconds": 1.0, "cached": False} for s in ("target", "evaluation")},
         "mask": {"total": LAYERS * WIDTH, "selected": sum(selected), "per_layer": selected},
-        "started": "2025-11-25T02:00:00+00:00", "finished": finished,
-    }  # fmt: skip
+        "started": "2025-11-25T02:00:00+00:00",
+        "finished": finished,
+    }
     (folder / "provenance.json").write_text(json.dumps(provenance))
     write_lines(folder / "train_log.jsonl", training(rng))
     write_lines(folder / "generations.jsonl", generations(forget, retain, rng, rows, data))
@@ -142,10 +156,17 @@ def write_neurons(folder: Path, t: float, mask: str) -> list[int]:
 
 def training(rng: np.random.Generator) -> list[dict[str, Any]]:
     return [
-        {"step": s, "forget_loss": 0.1 + s * 0.3 + rng.normal(0, 0.05), "retain_loss": 0.1 + rng.random() * 0.05,
-         "lr": 1e-5 * (1 - s / 20), "grad_norm": 1.0, "clipped_fraction": 0.9, "tokens_per_s": 1000.0}
+        {
+            "step": s,
+            "forget_loss": 0.1 + s * 0.3 + rng.normal(0, 0.05),
+            "retain_loss": 0.1 + rng.random() * 0.05,
+            "lr": 1e-5 * (1 - s / 20),
+            "grad_norm": 1.0,
+            "clipped_fraction": 0.9,
+            "tokens_per_s": 1000.0,
+        }
         for s in range(1, 21)
-    ]  # fmt: skip
+    ]
 
 
 def generations(forget: float, retain: float, rng: np.random.Generator, rows: int, data: str) -> list[dict[str, Any]]:
@@ -158,8 +179,17 @@ def generations(forget: float, retain: float, rng: np.random.Generator, rows: in
                 scores = {"regurgitation" if i % 2 else "knowledge": float(right)}
             answer, prompt = f"Author {i} wrote 100 % of it.", f"Who wrote book {i} & <more>?"
             said = answer if right else "the the the"
-            lines.append({"id": f"{split}/{i}", "split": split, "prompt": prompt, "answer": answer, "generated": said,
-                          "original": answer, "scores": scores})  # fmt: skip
+            lines.append(
+                {
+                    "id": f"{split}/{i}",
+                    "split": split,
+                    "prompt": prompt,
+                    "answer": answer,
+                    "generated": said,
+                    "original": answer,
+                    "scores": scores,
+                }
+            )
     return lines
 
 
@@ -173,21 +203,57 @@ def paper_sweeps(root: Path, *, model: str = "tiny", data: str = "mini", seeds: 
     base = (f"model={model}", f"data={data}")
     for i, (method, (forget, retain)) in enumerate(levels.items()):
         for seed in range(seeds):
-            write_run(root / "table1" / str(i * seeds + seed), model=model, data=data, method=method, seed=seed,
-                      forget=forget, retain=retain, overrides=(*base, f"method={method}", f"seed={seed}"))  # fmt: skip
+            write_run(
+                root / "table1" / str(i * seeds + seed),
+                model=model,
+                data=data,
+                method=method,
+                seed=seed,
+                forget=forget,
+                retain=retain,
+                overrides=(*base, f"method={method}", f"seed={seed}"),
+            )
     for i, t in enumerate((0.1, 0.5, 0.7, 0.9)):
-        write_run(root / "figure3" / str(i), model=model, data=data, t=t, forget=0.1 + t / 5, retain=0.75 + t / 10,
-                  overrides=(*base, "method=simu", f"mask.t={t}"))  # fmt: skip
+        write_run(
+            root / "figure3" / str(i),
+            model=model,
+            data=data,
+            t=t,
+            forget=0.1 + t / 5,
+            retain=0.75 + t / 10,
+            overrides=(*base, "method=simu", f"mask.t={t}"),
+        )
     for i, m in enumerate((2, 3, 8, 10)):
-        write_run(root / "figure2" / str(i), model=model, data=data, m=m, forget=0.2 - m / 100, retain=0.7 + m / 100,
-                  overrides=(*base, "method=simu", f"attribution.m={m}"))  # fmt: skip
+        write_run(
+            root / "figure2" / str(i),
+            model=model,
+            data=data,
+            m=m,
+            forget=0.2 - m / 100,
+            retain=0.7 + m / 100,
+            overrides=(*base, "method=simu", f"attribution.m={m}"),
+        )
     for i, weight in enumerate((0.5, 1.0, 5.0)):
         words = (*base, "method=simu", f"objective.retain_weight={weight}")
-        write_run(root / "figure4" / str(i), model=model, data=data, weight=weight, forget=0.05 + weight / 30,
-                  retain=0.6 + weight / 20, overrides=words)  # fmt: skip
+        write_run(
+            root / "figure4" / str(i),
+            model=model,
+            data=data,
+            weight=weight,
+            forget=0.05 + weight / 30,
+            retain=0.6 + weight / 20,
+            overrides=words,
+        )
     for i, mask in enumerate(("forget_only", "contrastive", "soft", "random", "none")):
-        write_run(root / "figure5" / str(i), model=model, data=data, mask=mask, forget=0.15 + i / 20,
-                  retain=0.8 - i / 30, overrides=(*base, "method=simu", f"mask={mask}"))  # fmt: skip
+        write_run(
+            root / "figure5" / str(i),
+            model=model,
+            data=data,
+            mask=mask,
+            forget=0.15 + i / 20,
+            retain=0.8 - i / 30,
+            overrides=(*base, "method=simu", f"mask={mask}"),
+        )
     return root
 
 

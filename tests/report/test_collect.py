@@ -34,8 +34,12 @@ def test_unusable_runs_are_named_and_the_rest_is_read(tmp_path, make_run):
     (tmp_path / "bare" / "provenance.json").unlink()
     (tmp_path / "no_config" / ".hydra" / "config.yaml").write_text("a: [1,")
     (tmp_path / "no_metrics" / "metrics.json").unlink()
-    change = {"old": {"schema": 0}, "unknown": {"schema": None}, "going": {"status": "running"},
-              "failed": {"status": "failed", "reason": "loss is\nnan at step 3"}}  # fmt: skip
+    change = {
+        "old": {"schema": 0},
+        "unknown": {"schema": None},
+        "going": {"status": "running"},
+        "failed": {"status": "failed", "reason": "loss is\nnan at step 3"},
+    }
     for name, values in change.items():
         record = json.loads((good / "provenance.json").read_text()) | values
         (tmp_path / name / "provenance.json").write_text(json.dumps(record))
@@ -110,7 +114,10 @@ def test_metrics_that_are_no_numbers_are_named_and_the_others_count(tmp_path, ma
         (folder / "metrics.json").write_text(json.dumps(metrics))  # NaN, as Python writes it
     (g,) = group(collect([tmp_path])[0])
     assert [run.broken for run in g.runs] == [
-        {}, {}, {"metrics.json": "no number for aggregate (nan); the other metrics count"}]  # fmt: skip
+        {},
+        {},
+        {"metrics.json": "no number for aggregate (nan); the other metrics count"},
+    ]
     found, whole = g.estimate("aggregate"), g.estimate("forget/exact_match")
     assert found is not None
     assert whole is not None
@@ -119,13 +126,16 @@ def test_metrics_that_are_no_numbers_are_named_and_the_others_count(tmp_path, ma
     assert any("aggregate of simu" in note and "over 2 of 3 seeds" in note for note in table.notes)
 
 
-@pytest.mark.parametrize(("file", "content", "said"), [
-    ("generations.jsonl", '{"split": "forget", "id": "a"}\n{"split": "for', "line 2 is not JSON"),
-    ("generations.jsonl", "[]\n", "line 1 is no object with split, id"),
-    ("generations.jsonl", "\udcff", "not UTF-8"),
-    ("train_log.jsonl", '{"step": 1}\n{"lr": 1}\n', "line 2 is no object with step"),
-    ("attribution.safetensors", "broken", "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("generations.jsonl", '{"split": "forget", "id": "a"}\n{"split": "for', "line 2 is not JSON"),
+        ("generations.jsonl", "[]\n", "line 1 is no object with split, id"),
+        ("generations.jsonl", "\udcff", "not UTF-8"),
+        ("train_log.jsonl", '{"step": 1}\n{"lr": 1}\n', "line 2 is no object with step"),
+        ("attribution.safetensors", "broken", "cannot be read"),
+    ],
+)
 def test_a_broken_file_of_a_run_is_named_and_the_rest_of_the_report_is_made(
     tmp_path, make_run, capsys, file, content, said
 ):
@@ -143,10 +153,13 @@ def test_a_broken_file_of_a_run_is_named_and_the_rest_of_the_report_is_made(
     assert 'id="skipped"' in page
 
 
-@pytest.mark.parametrize("record", [
-    {"git": "x", "machine": [1], "versions": "y", "stages": ["a"], "mask": "z", "finished": 3},
-    {"git": None, "machine": None, "versions": None, "stages": None, "mask": {"total": "a", "selected": []}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"git": "x", "machine": [1], "versions": "y", "stages": ["a"], "mask": "z", "finished": 3},
+        {"git": None, "machine": None, "versions": None, "stages": None, "mask": {"total": "a", "selected": []}},
+    ],
+)
 def test_odd_provenance_stops_no_report(tmp_path, make_run, record):
     from simu.report.__main__ import main
 
@@ -270,10 +283,16 @@ def test_equal_seeds_have_an_interval_of_no_width():
     assert over_seeds([0.25, 0.25]) == (0.25, 0.25)
 
 
-@pytest.mark.parametrize(("metric", "n"), [
-    ("forget/exact_match", 40), ("forget/knowledge", 7), ("forget/Task1/knowledge", 3), ("mia/min_k", 60),
-    ("aggregate", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metric", "n"),
+    [
+        ("forget/exact_match", 40),
+        ("forget/knowledge", 7),
+        ("forget/Task1/knowledge", 3),
+        ("mia/min_k", 60),
+        ("aggregate", None),
+    ],
+)
 def test_n_is_the_nearest_count_above_a_metric(metric, n):
     counts = {"forget/n": 40, "forget/knowledge/n": 7, "forget/Task1/n": 3, "mia/n_members": 40, "mia/n_nonmembers": 20}
     assert rows_scored(counts, metric) == n

@@ -122,8 +122,10 @@ def test_the_winner_is_the_best_mean_that_holds_the_constraint(search):
 def test_best_prints_the_command_of_each_methods_winner(search, capsys):
     assert main(["best", str(search)]) == 0
     out = capsys.readouterr().out
-    assert out.endswith("python -m simu.run model=tiny data=mini method=simu mask.t=0.5\n"
-                        "python -m simu.run model=tiny data=mini method=so_graddiff\n")  # fmt: skip
+    assert out.endswith(
+        "python -m simu.run model=tiny data=mini method=simu mask.t=0.5\n"
+        "python -m simu.run model=tiny data=mini method=so_graddiff\n"
+    )
     assert "breaks the constraint" in out
 
 
@@ -142,15 +144,18 @@ def test_comparisons_and_rankings_keep_every_figure_on_a_narrow_terminal(search,
                 assert column.style != "score" or render.figure(cell, column)[0] in text
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["best", "RUNS", "--where", "forget/rouge"], "METRIC<=NUMBER"),
-    (["best", "RUNS", "--where", "forget/rouge_l_recall<=x"], "METRIC<=NUMBER"),
-    (["best", "RUNS", "--metric", "agregate"], "agregate: no run has this metric"),
-    (["best", "RUNS", "--where", "forget/rouge_l_recall<0.01"], "no config holds forget/rouge_l_recall<0.01"),
-    (["compare", "RUNS", "RUNS"], "5 runs"),
-    (["nowhere"], "no finished run under nowhere"),
-    (["RUNS", "--out", "/proc/nothing", "--no-figures", "--quiet"], "allowed is a folder that can be written"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["best", "RUNS", "--where", "forget/rouge"], "METRIC<=NUMBER"),
+        (["best", "RUNS", "--where", "forget/rouge_l_recall<=x"], "METRIC<=NUMBER"),
+        (["best", "RUNS", "--metric", "agregate"], "agregate: no run has this metric"),
+        (["best", "RUNS", "--where", "forget/rouge_l_recall<0.01"], "no config holds forget/rouge_l_recall<0.01"),
+        (["compare", "RUNS", "RUNS"], "5 runs"),
+        (["nowhere"], "no finished run under nowhere"),
+        (["RUNS", "--out", "/proc/nothing", "--no-figures", "--quiet"], "allowed is a folder that can be written"),
+    ],
+)
 def test_mistakes_are_one_line_and_exit_status_2(search, capsys, words, said):
     assert main([str(search) if word == "RUNS" else word for word in words]) == 2
     error = capsys.readouterr().err

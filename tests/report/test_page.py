@@ -18,8 +18,20 @@ from simu.report.groups import Estimate, group, originals
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib (extra `plots`)")
 
-TABLES = ("table1", "table2", "table2_tasks", "table3", "table4", "table5", "table6_tiny_mini", "table7_olmo_1b_lume",
-          "runs_qa", "runs_lume", "metrics", "provenance")  # fmt: skip
+TABLES = (
+    "table1",
+    "table2",
+    "table2_tasks",
+    "table3",
+    "table4",
+    "table5",
+    "table6_tiny_mini",
+    "table7_olmo_1b_lume",
+    "runs_qa",
+    "runs_lume",
+    "metrics",
+    "provenance",
+)
 FIGURES = (
     "figure2_m",
     "figure3_t",
@@ -37,8 +49,20 @@ def out(sweeps, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     half = tmp_path_factory.mktemp("half")
     (half / "metrics.json").write_text("{")
-    assert main([str(sweeps / "mini"), str(sweeps / "lume"), str(half), str(folder / "missing"), "--out", str(folder),
-                 "--quiet"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                str(sweeps / "mini"),
+                str(sweeps / "lume"),
+                str(half),
+                str(folder / "missing"),
+                "--out",
+                str(folder),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -127,10 +151,16 @@ def test_what_an_earlier_report_left_is_named(sweeps, tmp_path, capsys):
     assert "earlier report: runs_lume, table2, table2_tasks, table7_olmo_1b_lume\n" in err
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (0.2, 0.6, (0.2, 0.6)), (0.4, 0.42, (0.36, 0.46)), (0.0, 0.02, (-0.01, 0.09)), (0.99, 1.0, (0.91, 1.01)),
-    (-0.05, 0.0, (-0.05, 0.05)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.2, 0.6, (0.2, 0.6)),
+        (0.4, 0.42, (0.36, 0.46)),
+        (0.0, 0.02, (-0.01, 0.09)),
+        (0.99, 1.0, (0.91, 1.01)),
+        (-0.05, 0.0, (-0.05, 0.05)),
+    ],
+)
 def test_a_scale_is_a_tenth_wide_at_least_and_stays_near_nought_to_one(low, high, expected):
     _, (ax,) = figures._canvas(1)
     ax.set_ylim(low, high)
@@ -158,8 +188,9 @@ def test_the_curve_over_lambda_draws_each_methods_own_numbers(tmp_path, make_run
     (picture,) = figures.weights(groups, [])
     utility = picture.figure.axes[1]
     drawn = {c.get_label(): list(c.lines[0].get_ydata()) for c in utility.containers}
-    expected = [json.loads((tmp_path / f"simu{i}" / "metrics.json").read_text())["retain/rouge_l_recall"]
-                for i in range(3)]  # fmt: skip
+    expected = [
+        json.loads((tmp_path / f"simu{i}" / "metrics.json").read_text())["retain/rouge_l_recall"] for i in range(3)
+    ]
     assert drawn["simu · dual"] == pytest.approx(expected)
     assert len(drawn) == 2
 
@@ -172,10 +203,17 @@ def test_without_figures_only_tables_are_written(sweeps, tmp_path, capsys):
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--enable-logging=stderr",
     "--dump-dom",
-)  # fmt: skip
+)
 PROBE = """<script>addEventListener("load", () => {
   const shown = [...document.images].filter(i => i.complete && i.naturalWidth > 100).length;
   const rows = [...document.querySelectorAll("section[id] table")].filter(t => t.rows.length > 1).length;

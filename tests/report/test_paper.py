@@ -28,7 +28,13 @@ def test_table1_aggregates_follow_the_stated_formula_except_where_a_note_says_so
 
 def test_table3_and_table4_are_parsed_by_column():
     assert paper.find(paper.table3(), data="tofu", model="olmo_1b") == {
-        "data": "tofu", "model": "olmo_1b", "t": 0.1, "m": 5, "batch_size": 16, "note": ""}  # fmt: skip
+        "data": "tofu",
+        "model": "olmo_1b",
+        "t": 0.1,
+        "m": 5,
+        "batch_size": 16,
+        "note": "",
+    }
     row = paper.find(paper.table4(), data="lume", model="llama2_7b", method="simu")
     assert row is not None
     assert (row["learning_rate"], row["epochs"], row["retain_weight"]) == (pytest.approx(9e-6), 20, 2.0)

@@ -186,12 +186,20 @@ def test_qualitative_tables_are_a_seeded_sample_of_shared_rows(made, sweeps):
 
 
 TABLE = Table(
-    name="small", title="A & B: 100 %", notes=("a < b",),
-    columns=(Column(label="name"), Column(label="EM", span="Forget", better="lower", style="score"),
-             Column(label="share", style="percent")),
-    rows=(Row(("x|y_z", Estimate(mean=0.25, low=0.2, high=0.3, n=40, over="rows"), 0.125)),
-          Row(("x|y_z", 0.2, None), "paper"), Row(("x|y_z", 0.05, None), "difference")),
-)  # fmt: skip
+    name="small",
+    title="A & B: 100 %",
+    notes=("a < b",),
+    columns=(
+        Column(label="name"),
+        Column(label="EM", span="Forget", better="lower", style="score"),
+        Column(label="share", style="percent"),
+    ),
+    rows=(
+        Row(("x|y_z", Estimate(mean=0.25, low=0.2, high=0.3, n=40, over="rows"), 0.125)),
+        Row(("x|y_z", 0.2, None), "paper"),
+        Row(("x|y_z", 0.05, None), "difference"),
+    ),
+)
 
 
 def test_what_every_row_says_is_said_once():
@@ -226,8 +234,14 @@ def test_markdown():
 
 def test_csv_has_full_precision_and_a_column_for_each_end_and_n():
     rows = list(csv.DictReader(io.StringIO(render.comma_separated(TABLE))))
-    assert rows[0] == {"name": "x|y_z", "Forget EM": "0.25", "Forget EM_low": "0.2", "Forget EM_high": "0.3",
-                       "Forget EM_n": "40", "share": "0.125"}  # fmt: skip
+    assert rows[0] == {
+        "name": "x|y_z",
+        "Forget EM": "0.25",
+        "Forget EM_low": "0.2",
+        "Forget EM_high": "0.3",
+        "Forget EM_n": "40",
+        "share": "0.125",
+    }
     assert (rows[1]["Forget EM"], rows[1]["Forget EM_low"], rows[1]["share"]) == ("0.2", "", "")
 
 
