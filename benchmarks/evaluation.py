@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from simu.data.batching import Encoded, collate, encode, length_buckets
-from simu.evaluation.generate import Work, generate
-from simu.evaluation.likelihood import score
-from simu.evaluation.slots import Slots
-from simu.objectives.logprobs import labelled_logits
+from simu.inference.generate import Work, generate
+from simu.inference.likelihood import score
+from simu.inference.slots import Slots
+from simu.models.forward import labelled_logits
 from simu.types import Template
 
 STATES = ("memorised", "half-forgotten", "collapsed")

@@ -34,11 +34,11 @@ from simu.config import build, conf_dir
 from simu.data.batching import Encoded, collate, encode_examples
 from simu.data.tofu import Tofu
 from simu.gradients import Place, Side, backward, clip_norm
+from simu.losses.forget.graddiff import GradDiff
 from simu.models.anatomy import anatomy
 from simu.models.load import texts_of
-from simu.objectives.graddiff import GradDiff
 from simu.optim import BuildAdamW, BuildSophia
-from simu.selection import select_parameters
+from simu.selection.core import select_parameters
 
 LR, RETAIN_WEIGHT, CLIP = 1e-5, 1.0, 1.0
 REFERENCE = "reference Sophia"

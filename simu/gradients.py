@@ -18,9 +18,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from simu.data.batching import Encoded, collate, length_buckets
-from simu.objectives import Comparing, Unit
-from simu.objectives.logprobs import labelled_logits
-from simu.objectives.reference import Reference
+from simu.losses import Comparing, Unit
+from simu.models.forward import labelled_logits
+from simu.models.reference import Reference
 from simu.optim import sampled_nll
 from simu.progress import track
 from simu.types import Batch, Loss

@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from simu import provenance
-from simu.cache import digest, write_json
 from simu.config import RunConfig
 from simu.dryrun import describe
 from simu.report.summary import print_summary
 from simu.stages import Stages
+from simu.store import provenance
+from simu.store.files import digest, write_json
 
 log = logging.getLogger("simu")
 

@@ -23,19 +23,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from simu.attribution import feed
-from simu.cache import CHECKPOINT, Cache, Entry, digest, write_atomic, write_json
 from simu.config import RunConfig
 from simu.data import digest as digest_rows
+from simu.data.batches import feed
 from simu.data.batching import Encoded, encode_examples
-from simu.evaluation.likelihood import score
+from simu.data.refusals import refusals
+from simu.inference.likelihood import score
+from simu.losses.retain.finetune import Finetune
 from simu.masks import critical_neurons, mask_report
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded, load_folder, save_folder, texts_of
-from simu.objectives.finetune import Finetune
-from simu.objectives.refusals import refusals
-from simu.selection import apply_tensors, select_parameters
+from simu.selection.core import apply_tensors, select_parameters
 from simu.sharding import join, shard
+from simu.store.cache import CHECKPOINT, Cache, Entry
+from simu.store.files import digest, write_atomic, write_json
 from simu.tracking import Run, Silent
 from simu.training import Training, train
 from simu.types import Evaluation, Example, Splits, Template, UserError

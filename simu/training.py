@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from simu.checkpoint import Checkpoint, random_state, set_random_state
 from simu.data.batching import Encoded, pairing_table
 from simu.gradients import (
     Place,
@@ -34,9 +33,10 @@ from simu.gradients import (
     sum_gradients,
     sum_over_shards,
 )
-from simu.objectives import Comparing, Objective
-from simu.objectives.reference import untouched_head
+from simu.losses import Comparing, Objective
+from simu.models.reference import untouched_head
 from simu.progress import track
+from simu.store.checkpoint import Checkpoint, random_state, set_random_state
 from simu.types import UserError, require
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ Record = dict[str, float | int | None]
 
 
 class Trained(Protocol):
-    """What trains: a `simu.selection.Selection`, or a whole model."""
+    """What trains: a `simu.selection.core.Selection`, or a whole model."""
 
     def parameters(self) -> Iterable[nn.Parameter]: ...
 

@@ -1,4 +1,5 @@
-"""The nouns that every slot shares, and the one error a person can act on. Imports torch and nothing of simu.
+"""The nouns that every slot shares, and the one error a person can act on. Imports nothing of simu, and no torch: a
+mistake on the command line is said before that loads.
 
 Shape letters, used throughout: B rows, T tokens, N labelled tokens, L layers, D d_model, F d_ff, V vocabulary.
 """
@@ -7,16 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = -100  # the label of a token that is not scored, as torch.nn.functional.cross_entropy has it
 
-NeuronScores = Tensor
+NeuronScores: TypeAlias = "Tensor"
 """Attribution of each neuron: float32 [L, D]. Neuron (l, k) is row k of layer l's MLP down-projection."""
-NeuronMask = Tensor
+NeuronMask: TypeAlias = "Tensor"
 """Which neurons train: bool [L, D], or float [L, D] in [0, 1] for a soft mask (scales a row's update)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An attribution as masks read it: sums over samples, and over how many."""
+
+    values: NeuronScores
+    """[L, units], summed over next-token samples."""
+    n_samples: int
+    """Next-token samples |D| that were summed (not rows: answers differ in length)."""
 
 
 class UserError(ValueError):

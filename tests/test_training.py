@@ -16,8 +16,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from simu.data.batching import Encoded, collate, pairing_table
-from simu.objectives.finetune import Finetune
-from simu.objectives.graddiff import GradDiff
+from simu.losses.forget.graddiff import GradDiff
+from simu.losses.retain.finetune import Finetune
 from simu.training import Training, train
 from simu.types import FieldError, Loss, UserError
 
@@ -190,7 +190,7 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
-from simu.objectives.graddiff import GradDiff
+from simu.losses.forget.graddiff import GradDiff
 from simu.training import Training, train
 from {module} import rows
 

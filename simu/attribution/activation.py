@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from simu.attribution.integrated import Batches, Objective, Position, Tokens, scored_labels
-from simu.attribution.shadow import Engine, layout, undisturbed
+from simu.attribution.engine.engine import Engine, layout, undisturbed
+from simu.attribution.integrated import Batches, Objective, Position, scored_labels
+from simu.data.batches import Tokens
 from simu.progress import track
 from simu.types import NeuronScores, require
 

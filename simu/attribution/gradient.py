@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from simu.attribution.integrated import Batches, Objective, Position, Reduction, Tokens, neuron_attribution
+from simu.attribution.integrated import Batches, Objective, Position, Reduction, neuron_attribution
+from simu.data.batches import Tokens
 from simu.types import NeuronScores, require
 
 

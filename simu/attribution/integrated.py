@@ -16,11 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from simu.attribution.cutting import Unit
-from simu.attribution.partial import Partial, fingerprint
-from simu.attribution.planning import Plan, plan
-from simu.attribution.shadow import Clean, Engine, Layout, Objective, Position, layout, precise, undisturbed
+from simu.attribution.engine.cutting import Unit
+from simu.attribution.engine.engine import Clean, Engine, Layout, Objective, Position, layout, precise, undisturbed
+from simu.attribution.engine.planning import Plan, plan
+from simu.data.batches import Tokens
 from simu.progress import track
+from simu.store.partial import Partial, fingerprint
 from simu.types import IGNORE, NeuronScores, UserError, require
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 Layers = Literal["single", "all"]
 Path_ = Literal["right", "left", "midpoint"]
 Reduction = Literal["signed", "absolute"]
-Tokens = Literal["answer", "template"]
 Batches = Iterable[Mapping[str, Tensor]]
 
 

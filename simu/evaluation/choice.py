@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from simu.evaluation.metrics import rouge_l_f1
+from simu.metrics.text import rouge_l_f1
 from simu.models.load import preflight
 from simu.types import UserError
 

@@ -12,12 +12,13 @@ from typing import Literal, get_args
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.data.lume import TASKS, kind
-from simu.evaluation import membership as mia
-from simu.evaluation import metrics as of
-from simu.evaluation.figures import Figures
-from simu.evaluation.inference import Inference
-from simu.evaluation.overforgetting import distinct_n, text_scores
 from simu.evaluation.rows import Row, add_means, all_there, reference_scores, rows_of
+from simu.inference.engine import Inference
+from simu.metrics import likelihood as of
+from simu.metrics import membership as mia
+from simu.metrics import text as tx
+from simu.metrics.collect import Figures
+from simu.metrics.overforgetting import distinct_n, text_scores
 from simu.types import Evaluation, Splits, Template, UserError, require
 
 log = logging.getLogger(__name__)
@@ -125,9 +126,9 @@ class LumeEvaluator:
             made, answer = texts[row.pair], row.example.answer
             row.generated = made.text
             if is_question(row):
-                row.scores["knowledge"] = of.equal_lower(answer, made.text)
+                row.scores["knowledge"] = tx.equal_lower(answer, made.text)
             else:
-                row.scores["regurgitation"] = of.rouge_l_recall(answer, made.text)
+                row.scores["regurgitation"] = tx.rouge_l_recall(answer, made.text)
             ids.setdefault(row.split, [])
             if row.pair in stop:  # a text cut short says nothing of repetition or length
                 row.extra["truncated"] = made.truncated

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from simu.evaluation.figures import Figures
-from simu.evaluation.inference import Pair
+from simu.inference.engine import Pair
+from simu.metrics.collect import Figures
 from simu.types import Evaluation, Example, Splits, UserError
 
 log = logging.getLogger(__name__)

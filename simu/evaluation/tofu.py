@@ -11,8 +11,6 @@ from typing import Literal, get_args
 from scipy.stats import ks_2samp
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simu.evaluation import membership as mia
-from simu.evaluation import metrics as of
 from simu.evaluation.choice import (
     Scorer,
     Similarities,
@@ -21,13 +19,16 @@ from simu.evaluation.choice import (
     embedding_similarities,
     rouge_similarities,
 )
-from simu.evaluation.figures import Figures
-from simu.evaluation.generate import Generation
-from simu.evaluation.inference import Inference, Pair
-from simu.evaluation.likelihood import TokenScores
-from simu.evaluation.modes import device_of, pad_id
-from simu.evaluation.overforgetting import distinct_n, text_scores
 from simu.evaluation.rows import Row, add_means, all_there, reference_scores, rows_of
+from simu.inference.engine import Inference, Pair
+from simu.inference.generate import Generation
+from simu.inference.likelihood import TokenScores
+from simu.inference.modes import device_of, pad_id
+from simu.metrics import likelihood as of
+from simu.metrics import membership as mia
+from simu.metrics import text as tx
+from simu.metrics.collect import Figures
+from simu.metrics.overforgetting import distinct_n, text_scores
 from simu.types import Evaluation, Splits, Template, require
 
 log = logging.getLogger(__name__)
@@ -175,10 +176,10 @@ class TofuEvaluator:
         for row in (row for row in rows if row.split != HOLDOUT):
             made, answer = texts[row.pair], row.example.answer
             row.generated = made.text
-            row.scores["exact_match"] = of.exact_match(answer, made.text)
-            row.scores["rouge_l_recall"] = of.rouge_l_recall(answer, made.text)
+            row.scores["exact_match"] = tx.exact_match(answer, made.text)
+            row.scores["rouge_l_recall"] = tx.rouge_l_recall(answer, made.text)
             if row.split in SHORT:
-                row.scores["contains_answer"] = of.contains_answer(answer, made.text)
+                row.scores["contains_answer"] = tx.contains_answer(answer, made.text)
             row.scores |= text_scores(made)
 
     def _score_tokens(self, rows: Sequence[Row], tokens: Mapping[Pair, TokenScores]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from simu.metrics.statistics import paired_difference, paired_scores
 from simu.report.collect import Run, Skipped, read, run_folders
 from simu.report.groups import Estimate, show
 from simu.report.tables import Column, Row, Table
-from simu.statistics import paired_difference, paired_scores
 from simu.types import UserError
 
 NOT_COMPARED = ("n_tokens",)

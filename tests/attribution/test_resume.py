@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from simu.attribution import neuron_attribution, partial
-from simu.attribution.shadow import Engine
+from simu.attribution import neuron_attribution
+from simu.attribution.engine.engine import Engine
+from simu.store import partial
 
 
 class Killed(BaseException):

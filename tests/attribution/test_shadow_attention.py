@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from simu.attribution.attention import ShadowAttention
+from simu.attribution.engine.attention import ShadowAttention
 
 
 def by_sdpa(q, k, v, keys, values, mask, scale):

@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from simu.config import SLOTS, RunConfig, build, build_run, conf_dir
 from simu.data.batching import collate, encode_examples
 from simu.data.mini import Mini
+from simu.data.refusals import refusals
 from simu.models.anatomy import anatomy
-from simu.objectives.refusals import refusals
 from simu.training import Training, train
 
 COMMON = {

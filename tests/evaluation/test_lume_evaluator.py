@@ -10,8 +10,8 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import auc, roc_curve
 
-from simu.evaluation.generate import Generation
 from simu.evaluation.lume import LumeEvaluator
+from simu.inference.generate import Generation
 from simu.report.summary import print_summary
 from simu.types import Example, FieldError, Splits, Template, UserError
 
@@ -252,7 +252,7 @@ def told_answers(monkeypatch, say) -> None:
             made[pair] = Generation(ids=ids, text=text, finished=True)
         return made
 
-    monkeypatch.setattr("simu.evaluation.inference.Inference.answers", answers)
+    monkeypatch.setattr("simu.inference.engine.Inference.answers", answers)
 
 
 def test_the_whole_heldout_fold_equals_the_official_computation(lume_dir: Path, tokenizer, small_model, monkeypatch):

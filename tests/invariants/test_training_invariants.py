@@ -9,12 +9,12 @@ import torch
 
 from simu.data.batching import Encoded, collate
 from simu.gradients import Place, Side, backward
-from simu.objectives.dpo import DPO
-from simu.objectives.graddiff import GradDiff
-from simu.objectives.kl import GradDiffKL
-from simu.objectives.logprobs import token_log_probs
-from simu.objectives.npo import NPO
-from simu.objectives.rmu import RMU
+from simu.losses.forget.dpo import DPO
+from simu.losses.forget.graddiff import GradDiff
+from simu.losses.forget.npo import NPO
+from simu.losses.forget.rmu import RMU
+from simu.losses.logprobs import token_log_probs
+from simu.losses.retain.kl import GradDiffKL
 from simu.training import Training, draw, train
 
 

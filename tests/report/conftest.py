@@ -26,9 +26,9 @@ model: {{_target_: simu.models.load.Model, name: {model}, path: /somewhere/{mode
 data: {{_target_: simu.data.{data}.Data, name: {data}, path: null, forget: '10', seed: 0{", fold: heldout, mia_set: fold" if data == "lume" else ""}}}
 attribution: {{_target_: simu.attribution.integrated.Integrated, m: {m}, objective: log_prob, position: next_token, batch_size: 16}}
 mask: {{_target_: simu.masks.kinds.{mask.title().replace("_", "")}, t: {t}, seed: "${{seed}}"}}
-objective: {{_target_: simu.objectives.graddiff.GradDiff, retain_weight: {weight or (0.3 if method == "fo_graddiff" else 2.0)}}}
+objective: {{_target_: simu.losses.forget.graddiff.GradDiff, retain_weight: {weight or (0.3 if method == "fo_graddiff" else 2.0)}}}
 optimizer: {{_target_: simu.optim.presets.Sophia, lr: {lr}, weight_decay: 0.1}}
-selection: {{_target_: simu.selection.{selection}}}
+selection: {{_target_: simu.selection.core.{selection}}}
 training: {{_target_: simu.training.Training, epochs: 5, batch_size: 16}}
 evaluator: {{_target_: simu.evaluation.{data}.Evaluator, aggregate_em: exact_match, aggregate_mia: min_k, mia_k: 0.2}}
 tracker: {{_target_: simu.tracking.Offline}}

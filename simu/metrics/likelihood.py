@@ -1,0 +1,89 @@
+"""What a row's likelihoods score. Pure functions of the log-probabilities of an answer's tokens.
+
+N: labelled tokens of an answer (EOS the last of them). Every score and its source: docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import hmean
+from torch import Tensor
+
+from simu.inference.likelihood import TokenScores
+
+Floats = NDArray[np.float64]
+Value = TypeVar("Value", float, NDArray[np.float64])
+
+
+def probability(scores: TokenScores) -> float:
+    """exp(-mean CE) in [0, 1]: the geometric mean of the tokens' probabilities (TOFU, arXiv 2401.06121)."""
+    return float(np.exp(-scores.mean_nll))
+
+
+def token_accuracy(scores: TokenScores, drop_last: bool = False) -> float:
+    """Share of answer tokens that teacher forcing predicts (open-unlearning's exact_memorization).
+
+    `drop_last` leaves out the last token (EOS), as open-unlearning does. No token left: 0.
+    """
+    hit = _kept(scores.hit, drop_last)
+    return float(hit.double().mean()) if len(hit) else 0.0
+
+
+def extraction_strength(scores: TokenScores, drop_last: bool = False) -> float:
+    """1 - k/N, k the smallest start from which every token is predicted (Carlini et al. 2021; open-unlearning).
+
+    No suffix matches: 0; with `drop_last` (open-unlearning, whose loop ends on the last token): 1/N.
+    """
+    hit = _kept(scores.hit, drop_last).tolist()
+    n = len(hit)
+    k = n
+    while k and hit[k - 1]:
+        k -= 1
+    if drop_last and n:
+        k = min(k, n - 1)
+    return 1 - k / n if n else 0.0
+
+
+def truth_ratio(paraphrased: TokenScores, perturbed: Sequence[TokenScores]) -> float:
+    """R = exp(-mean_j CE_perturbed_j) / (exp(-CE_paraphrased) + 1e-10), in [0, ∞) (open-unlearning)."""
+    wrong = np.exp(-np.mean([s.mean_nll for s in perturbed]))
+    return float(wrong / (np.exp(-paraphrased.mean_nll) + 1e-10))
+
+
+def truth_ratio_arithmetic(paraphrased: TokenScores, perturbed: Sequence[TokenScores]) -> float:
+    """R = mean_j P(perturbed_j) / (P(paraphrased) + 1e-12): SOUL's."""
+    return float(np.mean([probability(s) for s in perturbed]) / (probability(paraphrased) + 1e-12))
+
+
+def closer_to_one(ratio: float) -> float:
+    """min(R, 1/R), in [0, 1]: what a forgotten row should score, true and false being equally likely."""
+    return min(ratio, 1 / (ratio + 1e-10))
+
+
+def true_better(ratio: float) -> float:
+    """max(0, 1 - R), in [0, 1]: what a kept row should score, the truth being likelier."""
+    return max(0.0, 1 - ratio)
+
+
+def normalised_probability(answer: TokenScores, wrong: Sequence[TokenScores]) -> float:
+    """P(answer) / (P(answer) + Σ P(wrong) + 1e-10): real authors and world facts as multiple choice (TOFU)."""
+    right = probability(answer)
+    return right / (right + sum(probability(s) for s in wrong) + 1e-10)
+
+
+def harmonic_mean(values: ArrayLike) -> Floats:
+    """Harmonic mean over the first axis of values ≥ 0; any 0 gives 0."""
+    return np.asarray(hmean(np.asarray(values, dtype=np.float64), axis=0), dtype=np.float64)
+
+
+def paper_aggregate(forget_em: Value, forget_rouge: Value, mia: Value, retain_em: Value, retain_rouge: Value) -> Value:
+    """mean(1 - EM_f, 1 - ROUGE_f, 1 - MIA, EM_r, ROUGE_r): the first column of the paper's Table 1, in [0, 1]."""
+    return (1 - forget_em + 1 - forget_rouge + 1 - mia + retain_em + retain_rouge) / 5
+
+
+def _kept(tokens: Tensor, drop_last: bool) -> Tensor:
+    return tokens[:-1] if drop_last else tokens

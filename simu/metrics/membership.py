@@ -1,0 +1,120 @@
+"""Membership inference: how well does a score tell rows that were trained on from rows that never were?
+
+Every attack here gives a score that is HIGHER for a likelier member. AUC = P(member's score > non-member's): 1 means
+that members stand out, 0.5 that nothing tells them apart (what unlearning should reach), below 0.5 that forgotten rows
+are less likely than rows never seen: over-forgetting, which gives a membership away as well.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from simu.data.batching import Encoded, collate
+from simu.inference.likelihood import TokenScores
+from simu.inference.modes import evaluating
+from simu.metrics.collect import Figures
+from simu.models.forward import labelled_logits
+from simu.progress import track
+
+
+def loss(scores: TokenScores) -> float:
+    """Mean log-probability of the answer's tokens (Yeom et al. 2018)."""
+    return -scores.mean_nll
+
+
+def zlib_ratio(scores: TokenScores, text: str) -> float:
+    """Mean log-probability over the zlib length of the text in bytes (Carlini et al. 2021)."""
+    return -scores.mean_nll / len(zlib.compress(text.encode()))
+
+
+def min_k(scores: TokenScores, k: float, drop_last: bool = False) -> float:
+    """Mean of the lowest max(1, ⌊k·N⌋) log-probabilities (Shi et al. 2024, arXiv 2310.16789)."""
+    return _mean_of_lowest(scores.log_prob, k, drop_last)
+
+
+def min_k_plus_plus(scores: TokenScores, k: float, drop_last: bool = False) -> float:
+    """As min_k, of (log p - μ) / σ, μ and σ² the mean and variance of log p over the vocabulary under the model, σ² at
+    least 1e-6 (Zhang et al. 2024, arXiv 2404.02936; the floor is open-unlearning's)."""
+    z = (scores.log_prob - scores.mean_log_prob) / scores.var_log_prob.clamp(min=1e-6).sqrt()
+    return _mean_of_lowest(z, k, drop_last)
+
+
+def likelihood_scores(
+    scores: TokenScores, text: str, attacks: Sequence[str], k: float, drop_last: bool = False
+) -> dict[str, float]:
+    """`mia_<attack>` of the attacks that need this one forward only."""
+    measures = {
+        "loss": lambda: loss(scores),
+        "zlib": lambda: zlib_ratio(scores, text),
+        "min_k": lambda: min_k(scores, k, drop_last),
+        "min_k_plus_plus": lambda: min_k_plus_plus(scores, k, drop_last),
+    }
+    return {f"mia_{attack}": measures[attack]() for attack in attacks if attack in measures}
+
+
+def add_attacks(
+    figures: Figures,
+    attacks: Sequence[str],
+    members: tuple[str, list[dict[str, float]]],
+    nonmembers: tuple[str, list[dict[str, float]]],
+) -> None:
+    """`mia/<attack>` of every attack that the rows were scored on; members and non-members as (group, row scores)."""
+    (group_m, m), (group_n, n) = members, nonmembers
+    for name in (f"mia_{attack}" for attack in attacks if f"mia_{attack}" in m[0]):
+        figures.auc(f"mia/{name[4:]}", (group_m, [s[name] for s in m]), (group_n, [s[name] for s in n]))
+    figures.metrics["mia/n_members"], figures.metrics["mia/n_nonmembers"] = len(m), len(n)
+
+
+def grad_norms(model: nn.Module, rows: list[Encoded], pad_id: int) -> list[float]:
+    """Minus the mean over parameters of the 2-norm of ∇ mean CE, row by row (arXiv 2402.17012; open-unlearning's p=2).
+
+    One forward and one backward a row; parameters' gradients and requires_grad are left as they were found.
+    """
+    device = next(model.parameters()).device
+    parameters = list(model.parameters())
+    before = [p.requires_grad for p in parameters]
+    for p in parameters:
+        p.requires_grad_(p.is_floating_point())
+    try:
+        trained = [p for p in parameters if p.requires_grad]
+        with evaluating(model):
+            return [
+                _grad_norm(model, row, trained, pad_id, device) for row in track(rows, "gradient norms", unit="row")
+            ]
+    finally:
+        for p, flag in zip(parameters, before, strict=True):
+            p.requires_grad_(flag)
+
+
+def _grad_norm(
+    model: nn.Module, row: Encoded, parameters: list[nn.Parameter], pad_id: int, device: torch.device
+) -> float:
+    with torch.enable_grad():
+        logits, where = labelled_logits(model, collate([row], pad_id, device))
+        ce = nn.functional.cross_entropy(logits.float(), where.target)
+        gradients = torch.autograd.grad(ce, parameters, allow_unused=True)
+    norms = [g.detach().float().norm() for g in gradients if g is not None]
+    return -float(torch.stack(norms).mean())
+
+
+def soul_groups(forget: Sequence[float], others: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Positives and negatives of SOUL's MIA number, its label order included (src/metrics/Tofu.py, MIA).
+
+    `forget` and `others` (real authors, then world facts) are min-k scores as above. SOUL predicts with their negation
+    over [forget, others], against labels made in the other order: len(others) zeros, then len(forget) ones. So the
+    first len(others) rows of [forget, others] are the negatives and the rest the positives.
+    """
+    predictions = [-score for score in (*forget, *others)]
+    return predictions[len(others) :], predictions[: len(others)]
+
+
+def _mean_of_lowest(values: Tensor, k: float, drop_last: bool) -> float:
+    kept = values[:-1] if drop_last else values
+    if not len(kept):
+        return 0.0  # open-unlearning's score of an answer that is EOS alone
+    count = max(1, int(len(kept) * k))
+    return float(kept.double().sort().values[:count].mean())

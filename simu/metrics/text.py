@@ -1,0 +1,81 @@
+"""What one row's text scores. Pure functions of two texts. Every score and its source: docs/evaluation.md."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from nltk.stem.porter import PorterStemmer
+from numpy.typing import NDArray
+from rapidfuzz.distance import LCSseq
+from rouge_score.tokenize import tokenize
+
+Tokens = tuple[str, ...]
+Floats = NDArray[np.float64]
+Value = TypeVar("Value", float, NDArray[np.float64])
+
+
+# --- texts ---------------------------------------------------------------------------------------------------------
+
+
+class _Stemmer:
+    """rouge_score's stemmer, each word stemmed once: stemming is most of ROUGE's time."""
+
+    def __init__(self) -> None:
+        self.stem = lru_cache(maxsize=2**18)(PorterStemmer().stem)
+
+
+_STEMMER = _Stemmer()
+
+
+@lru_cache(maxsize=2**16)
+def rouge_tokens(text: str) -> Tokens:
+    """rouge_score's own tokens: lower case, [a-z0-9]+, Porter stems of words longer than three letters."""
+    return tuple(tokenize(text, _STEMMER))
+
+
+def rouge_l_recall(answer: str, generated: str) -> float:
+    """ROUGE-L recall in [0, 1]: longest common subsequence / tokens of the answer.
+
+    Equal to rouge_score's RougeScorer(["rougeL"], use_stemmer=True).score(answer, generated)["rougeL"].recall: 0 where
+    either text holds no [a-z0-9] token (an empty or a purely non-Latin answer).
+    """
+    common, target, _ = _longest_common(answer, generated)
+    return common / target if common else 0.0
+
+
+def rouge_l_f1(answer: str, generated: str) -> float:
+    """ROUGE-L F1 in [0, 1], rouge_score's fmeasure."""
+    common, target, prediction = _longest_common(answer, generated)
+    if not common:
+        return 0.0
+    recall, precision = common / target, common / prediction
+    return 2 * precision * recall / (precision + recall)
+
+
+def _longest_common(answer: str, generated: str) -> tuple[int, int, int]:
+    """Length of the longest common subsequence of rouge_score's tokens, and both texts' lengths."""
+    target, prediction = rouge_tokens(answer), rouge_tokens(generated)
+    number = {token: i for i, token in enumerate(dict.fromkeys(target + prediction))}  # equal tokens, equal integers
+    common = LCSseq.similarity([number[t] for t in target], [number[t] for t in prediction])
+    return common, len(target), len(prediction)
+
+
+def exact_match(answer: str, generated: str) -> float:
+    """1 where the texts are equal after strip and case folding, else 0."""
+    return float(answer.strip().casefold() == generated.strip().casefold())
+
+
+def equal_lower(answer: str, generated: str) -> float:
+    """1 where the texts are equal after strip and lower case: LUME's knowledge score (SemEval-2025 Task 4)."""
+    return float(answer.strip().lower() == generated.strip().lower())
+
+
+def contains_answer(answer: str, generated: str) -> float:
+    """1 where the short gold answer occurs in the generation, ignoring case (SOUL, src/metrics/Tofu.py).
+
+    An answer that is empty after strip occurs nowhere: 0.
+    """
+    wanted = answer.strip().casefold()
+    return float(bool(wanted) and wanted in generated.casefold())

@@ -1,0 +1,191 @@
+"""The contract of each slot: what an option's component must have. A component needs no base class to keep it.
+
+`config.build` refuses a component that lacks a member named here, or whose `__call__` takes other arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from simu.types import Batch, Evaluation, Loss, NeuronMask, NeuronScores, Scores, Splits, Template
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from simu.models.reference import Reference
+
+Unit = Literal["token", "row"]
+Answers = Literal["original", "alternative", "both"]
+
+
+class Model(Protocol):
+    """Where a model comes from, and how a target is made of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def template(self) -> Template: ...
+    @property
+    def target(self) -> Any: ...
+
+    def published(self, data: str) -> str | None:
+        """The ready target for a data set; None: the target stage teaches one."""
+        ...
+
+    @property
+    def learns_background(self) -> bool:
+        """Whether it is taught the background rows too: a model built from its config, without any pre-training."""
+        ...
+
+    def check(self, data: str) -> None: ...
+    def identity(self, data: str) -> dict[str, Any]: ...
+    def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel: ...
+    def load(
+        self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]: ...
+
+
+class Data(Protocol):
+    """A data set."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def forget(self) -> Any: ...
+
+    def __call__(self) -> Splits: ...
+
+
+class Attribution(Protocol):
+    """Scores each neuron by what the answers of some rows rest on."""
+
+    @property
+    def m(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def tokens(self) -> Literal["answer", "template"]: ...
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Mapping[str, Tensor]],
+        *,
+        groups: int | None = None,
+        checkpoint: str | Path | None = None,
+    ) -> NeuronScores: ...
+
+
+class Mask(Protocol):
+    """Chooses neurons: a pure function of scores."""
+
+    needs: ClassVar[frozenset[str]]
+    """Of {"forget", "retain"}: the scores that it reads; others are None."""
+
+    @property
+    def t(self) -> float: ...
+
+    def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask: ...
+
+
+class LossTerm(Protocol):
+    """One term of the objective, minimised as it stands (signs included)."""
+
+    unit: ClassVar[Unit]
+    """What `Loss.count` counts: labelled tokens or rows."""
+    needs_reference: ClassVar[bool]
+    """Whether it compares with the untouched model; then it has `remember`, too (see `simu.models.reference`)."""
+
+    def __call__(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss: ...
+
+
+class ForgetLoss(LossTerm, Protocol):
+    """What is lowered on the rows to forget."""
+
+    answers: ClassVar[Answers]
+    """Whether a batch holds the answers to forget, "I don't know" in their place, or first all of the former and then,
+    in the same order, all of the latter ("both": 2·B rows that count as B)."""
+
+
+class RetainLoss(LossTerm, Protocol):
+    """What is lowered on the rows to keep."""
+
+    reads_rows: ClassVar[bool]
+    """False: there is no retain side."""
+
+
+class Objective(Protocol):
+    """γ · forget + λ · retain."""
+
+    @property
+    def forget(self) -> ForgetLoss: ...
+    @property
+    def retain(self) -> RetainLoss: ...
+    @property
+    def forget_weight(self) -> float: ...
+    @property
+    def retain_weight(self) -> float: ...
+
+
+class Optimizer(Protocol):
+    """Builds a torch.optim.Optimizer."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+    def __call__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer: ...
+
+
+class Selection(Protocol):
+    """Which parameters train."""
+
+    reads_mask: ClassVar[bool]
+
+    def __call__(self, model: nn.Module, mask: NeuronMask | None = None, *, master: bool = True) -> Any: ...
+
+
+class Training(Protocol):
+    """How long, in what batches and at what rate."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+
+    def steps(self, n_forget: int) -> int: ...
+
+
+class Evaluator(Protocol):
+    """Scores one model on the evaluation rows."""
+
+    benchmark: ClassVar[str]
+    """The benchmark's name, as reports head its tables: 'qa', 'lume'."""
+
+    def check(self) -> None: ...
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        splits: Splits,
+        template: Template,
+        *,
+        max_length: int | None = None,
+        reference: object = None,
+        checkpoint: Path | None = None,
+    ) -> Evaluation: ...
+
+
+class Tracker(Protocol):
+    """Where a run is watched."""
+
+    def open(self, folder: Path, config: Mapping[str, Any], labels: Mapping[str, str]) -> Any: ...
