@@ -62,7 +62,7 @@ class Metric:
     chance: float | None = None
     """What knowing nothing scores."""
     reads: Literal["text", "tokens", ""] = ""
-    """What `score` reads of a row: the generated text or the token scores of its answer. "": the evaluator computes it."""
+    """What `score` reads of a row: its generated text or its token scores. "": the evaluator computes the metric."""
     score: Callable[[Any], float | None] | None = field(default=None, compare=False)
     """Row evidence → score, or None where the row has none. Evaluators call it for every row that has what it reads."""
     headline: bool = False
