@@ -185,9 +185,11 @@ def _construct(cls: type, values: Mapping[str, Any], path: str) -> Any:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """`value` checked against the annotation `hint`: strict types, lists become tuples, mappings become dataclasses."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return build(value, path)
     nested = next((h for h in _alternatives(hint) if dataclasses.is_dataclass(h)), None)
     if nested is not None and isinstance(value, Mapping):
-        return build(value, path) if "_target_" in value else _construct(typing.cast(type, nested), value, path)
+        return _construct(typing.cast(type, nested), value, path)
     given = value
     if isinstance(value, list) and any(typing.get_origin(h) is tuple for h in _alternatives(hint)):
         value = tuple(tuple(v) if isinstance(v, list) else v for v in value)

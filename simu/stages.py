@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -23,14 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from simu.attribution.integrated import count_samples
 from simu.config import RunConfig
 from simu.data import digest as digest_rows
 from simu.data.batches import feed
-from simu.data.batching import Encoded, encode_examples
+from simu.data.batching import Encoded, encode_examples, pad_id
 from simu.data.refusals import refusals
 from simu.inference.likelihood import score
-from simu.losses.retain.finetune import Finetune
-from simu.masks import critical_neurons, mask_report
+from simu.losses.objective import teach
+from simu.masks.critical import critical_neurons
+from simu.masks.report import mask_report
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded, load_folder, save_folder, texts_of
 from simu.selection.core import apply_tensors, select_parameters
@@ -39,11 +41,11 @@ from simu.store.cache import CHECKPOINT, Cache, Entry
 from simu.store.files import digest, write_atomic, write_json
 from simu.tracking import Run, Silent
 from simu.training import Training, train
-from simu.types import Evaluation, Example, Splits, Template, UserError
+from simu.types import Evaluation, Example, Scores, Splits, Template, UserError
 
 log = logging.getLogger("simu")
 
-VERSION = 1
+VERSION = 2
 """Raised when a stage's result changes for equal inputs, so that older cache entries are not taken."""
 
 
@@ -58,6 +60,8 @@ class Stages:
     """Of each stage done: digest, seconds, cached. For provenance.json."""
     counts: dict[str, Any] | None = None
     """Of the mask: neurons in all, selected, by layer."""
+    samples: dict[str, int] = field(default_factory=dict)
+    """Next-token samples that the scores of each side are summed over."""
     taught: dict[bool, Entry] = field(default_factory=dict)
     """Targets fine-tuned here: of all rows (False), of the retain rows alone (True)."""
 
@@ -160,10 +164,10 @@ class Stages:
             model,
             selection,
             optimizer,
-            Finetune(),
+            teach(),
             encoded,
             settings=loop,
-            pad_id=_pad(tokenizer),
+            pad_id=pad_id(tokenizer),
             seed=self.cfg.seed,
             checkpoint=folder / CHECKPOINT / "training.pt",
             stop=memorised,
@@ -249,8 +253,12 @@ class Stages:
             )
             scores = attribution(model, batches, checkpoint=folder / CHECKPOINT)
             save_file({side: scores.cpu().contiguous()}, folder / "attribution.safetensors")
+            write_json(
+                folder / "samples.json", {side: count_samples(batches, getattr(attribution, "tokens", "answer"))}
+            )
 
         entry = self.stage("attribution", inputs, compute, f"attribution ({side})")
+        self.samples |= json.loads((entry.folder / "samples.json").read_text())
         return load_file(entry.folder / "attribution.safetensors")[side]
 
     def save_scores(self) -> None:
@@ -268,8 +276,8 @@ class Stages:
             return None
         sides = self.scores
         shape = next(iter(sides.values())).shape if sides else self._shape()
-        n = len(self.attribution_rows("forget"))
-        mask: Tensor = self.cfg.mask(sides.get("forget"), sides.get("retain"), tuple(shape), counts=(n, n))
+        scores = {side: Scores(values, self.samples[side]) for side, values in sides.items()}
+        mask: Tensor = self.cfg.mask(scores.get("forget"), scores.get("retain"), tuple(shape))
         return mask
 
     def _shape(self) -> tuple[int, int]:
@@ -296,7 +304,8 @@ class Stages:
         critical = {
             f"critical_{side}": critical_neurons(scores, self.cfg.mask.t) for side, scores in self.scores.items()
         }
-        write_json(self.folder / "mask_report.json", mask_report({"mask": self.mask, **critical}, self.scores))
+        report = mask_report({"mask": self.mask, **critical}, self.scores, self.samples)
+        write_json(self.folder / "mask_report.json", report)
         self.tracker.heatmap("mask", self.mask)
 
     # ---- unlearning: objective × optimizer × selection
@@ -328,7 +337,7 @@ class Stages:
         selection = cfg.selection(shard(model), self.mask, master=cfg.precision.master)
         optimizer = cfg.optimizer(selection.named_parameters())
         steps = StepLog(folder / "train_log.jsonl", self.tracker) if self.main else None
-        instead = [] if cfg.objective.answers == "original" else refusals(self.splits.forget, cfg.seed)
+        instead = [] if cfg.objective.forget.answers == "original" else refusals(self.splits.forget, cfg.seed)
         train(
             model,
             selection,
@@ -338,7 +347,7 @@ class Stages:
             self.encode(tokenizer, self.splits.retain),
             alternatives=self.encode(tokenizer, instead),
             settings=cfg.training,
-            pad_id=_pad(tokenizer),
+            pad_id=pad_id(tokenizer),
             seed=cfg.seed,
             on_step=steps,
             checkpoint=folder / CHECKPOINT / "training.pt",
@@ -485,12 +494,9 @@ def _fields(component: Any) -> dict[str, Any]:
     """What a component is, for the cache: its class and every field."""
     assert is_dataclass(component)
     assert not isinstance(component, type)
-    return {"_target_": f"{type(component).__module__}.{type(component).__name__}", **asdict(component)}
-
-
-def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
-    pad = tokenizer.pad_token_id
-    return int(pad if pad is not None else tokenizer.eos_token_id)
+    values = {f.name: getattr(component, f.name) for f in fields(component)}
+    nested = {name: _fields(value) if is_dataclass(value) else value for name, value in values.items()}
+    return {"_target_": f"{type(component).__module__}.{type(component).__name__}", **nested}
 
 
 def _tensor_digest(tensor: Tensor | None) -> str | None:

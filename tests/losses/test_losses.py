@@ -20,19 +20,21 @@ from torch import nn
 
 from simu.data.batching import Encoded, collate
 from simu.data.refusals import REFUSALS, refusals
-from simu.losses import logprobs
+from simu.losses.forget.ascent import Ascent
 from simu.losses.forget.dpo import DPO
-from simu.losses.forget.ga import GradientAscent
-from simu.losses.forget.graddiff import GradDiff
 from simu.losses.forget.idk import IDK
 from simu.losses.forget.npo import NPO
-from simu.losses.forget.rmu import RMU
+from simu.losses.forget.rmu import RMU, steering_vector
 from simu.losses.forget.satimp import SatImp
 from simu.losses.forget.simnpo import SimNPO
 from simu.losses.forget.undial import UNDIAL
 from simu.losses.forget.wga import WGA
-from simu.losses.retain.finetune import Finetune
-from simu.losses.retain.kl import GradDiffKL
+from simu.losses.objective import Objective, teach
+from simu.losses.retain.ce import CE
+from simu.losses.retain.hidden import Hidden
+from simu.losses.retain.kl import KL
+from simu.losses.retain.none import NoRetain
+from simu.models import forward
 from simu.models.reference import Reference, untouched_head
 from simu.types import Example, FieldError, UserError
 
@@ -40,7 +42,7 @@ NOW = [[1 / 2, 1 / 4, 1 / 4], [1 / 5, 3 / 10, 1 / 2], [1 / 4, 1 / 4, 1 / 2]]
 THEN = [[1 / 3, 1 / 3, 1 / 3], [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4]]
 A, B = Encoded((1,), (2, 0)), Encoded((2, 1), (0,))
 REFUSED_A, REFUSED_B = Encoded((1,), (0,)), Encoded((2, 1), (1,))
-CE = log(2 * 4 * 5) / 3  # −log of 1/2, 1/4, 1/5
+NLL = log(2 * 4 * 5) / 3  # −log of 1/2, 1/4, 1/5
 
 
 class Bigram(nn.Module):
@@ -64,10 +66,10 @@ def batch(*rows: Encoded):
     return collate(rows, pad_id=0)
 
 
-def remembered(objective, *rows: Encoded) -> Reference:
-    """What the objective keeps of the untouched model."""
+def remembered(loss, *rows: Encoded) -> Reference:
+    """What the loss keeps of the untouched model."""
     then = Bigram(THEN)
-    values = objective.remember(then, batch(*rows))
+    values = loss.remember(then, batch(*rows))
     assert len(values) == len(rows)
     return Reference(torch.cat(values), untouched_head(then))
 
@@ -77,34 +79,32 @@ def mean(loss) -> float:
 
 
 CASES = [
-    # objective, rows, expected mean of the forget side
-    (GradDiff(retain_weight=1.0), (A, B), -CE),
-    (GradientAscent(), (A, B), -CE),
-    (Finetune(), (A, B), CE),
-    (GradDiffKL(retain_weight=1.0), (A, B), -CE),
-    (IDK(retain_weight=1.0), (REFUSED_A, REFUSED_B), (log(5) + log(10 / 3)) / 2),
+    # loss, rows, expected mean
+    (Ascent(), (A, B), -NLL),
+    (CE(), (A, B), NLL),
+    (IDK(), (REFUSED_A, REFUSED_B), (log(5) + log(10 / 3)) / 2),
     # −(2/β)·log σ(−β·log r) = (2/β)·log(1 + r^β), r = P/P₀: 2 and 2/5
-    (NPO(retain_weight=1.0, beta=1.0), (A, B), log(3) + log(7 / 5)),
-    (NPO(retain_weight=1.0, beta=2.0), (A, B), (log(5) + log(1 + 4 / 25)) / 2),
+    (NPO(beta=1.0), (A, B), log(3) + log(7 / 5)),
+    (NPO(beta=2.0), (A, B), (log(5) + log(1 + 4 / 25)) / 2),
     # (2/β)·log(1 + (lose/win)^β); win/lose: (2/5)/2 and (6/5)/(2/5)
-    (DPO(retain_weight=1.0, beta=1.0), (A, B, REFUSED_A, REFUSED_B), log(1 + 5) + log(1 + 1 / 3)),
-    (DPO(retain_weight=1.0, beta=2.0), (A, B, REFUSED_A, REFUSED_B), (log(1 + 25) + log(1 + 1 / 9)) / 2),
+    (DPO(beta=1.0), (A, B, REFUSED_A, REFUSED_B), log(1 + 5) + log(1 + 1 / 3)),
+    (DPO(beta=2.0), (A, B, REFUSED_A, REFUSED_B), (log(1 + 25) + log(1 + 1 / 9)) / 2),
     # (2/β)·log(1 + (e^δ·P^(1/n))^β)
-    (SimNPO(retain_weight=1.0, beta=2.0), (A, B), (log(1 + 1 / 8) + log(1 + 1 / 25)) / 2),
-    (SimNPO(retain_weight=1.0, beta=2.0, delta=log(2)), (A, B), (log(1 + 4 / 8) + log(1 + 4 / 25)) / 2),
-    (SimNPO(retain_weight=1.0, beta=1.0), (A, B), log(1 + sqrt(1 / 8)) + log(1 + 1 / 5)),
-    (WGA(retain_weight=1.0, beta=1.0), (A, B), -(log(2) / 2 + log(4) / 4 + log(5) / 5) / 3),
-    (WGA(retain_weight=1.0, beta=2.0), (A, B), -(log(2) / 4 + log(4) / 16 + log(5) / 25) / 3),
-    (WGA(retain_weight=1.0, beta=0.0), (A, B), -CE),
+    (SimNPO(beta=2.0), (A, B), (log(1 + 1 / 8) + log(1 + 1 / 25)) / 2),
+    (SimNPO(beta=2.0, delta=log(2)), (A, B), (log(1 + 4 / 8) + log(1 + 4 / 25)) / 2),
+    (SimNPO(beta=1.0), (A, B), log(1 + sqrt(1 / 8)) + log(1 + 1 / 5)),
+    (WGA(beta=1.0), (A, B), -(log(2) / 2 + log(4) / 4 + log(5) / 5) / 3),
+    (WGA(beta=2.0), (A, B), -(log(2) / 4 + log(4) / 16 + log(5) / 25) / 3),
+    (WGA(beta=0.0), (A, B), -NLL),
     (
-        SatImp(retain_weight=1.0, beta1=2.0, beta2=1.0),
+        SatImp(beta1=2.0, beta2=1.0),
         (A, B),
         -(log(2) / 4 / 2 + log(4) / 16 * 3 / 4 + log(5) / 25 * 4 / 5) / 3,
     ),
     # q: P₀ of 1 is (1/2, 1/4, 1/4), of 2 (1/4, 1/2, 1/4). β = log 2 halves the answer's weight and the rest is scaled:
     # 2|1: (4, 2, 1)/7, 0|2: (1, 4, 2)/7, 0|1: (1, 1, 1)/3
     (
-        UNDIAL(retain_weight=1.0, beta=log(2)),
+        UNDIAL(beta=log(2)),
         (A, B),
         -(
             (4 * log(1 / 5) + 2 * log(3 / 10) + log(1 / 2)) / 7
@@ -116,41 +116,24 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("objective", "rows", "expected"), CASES, ids=lambda x: getattr(type(x), "__name__", ""))
-def test_forget_side_by_hand(objective, rows, expected):
-    reference = remembered(objective, *rows) if "forget" in objective.needs_reference else None
-    loss = objective.forget(Bigram(NOW), batch(*rows), reference)
-    assert mean(loss) == pytest.approx(expected, rel=1e-12)
-    assert loss.count == {"token": sum(len(r.answer) for r in rows), "row": 2}[objective.unit]
+@pytest.mark.parametrize(("loss", "rows", "expected"), CASES, ids=lambda x: getattr(type(x), "__name__", ""))
+def test_token_and_row_losses_by_hand(loss, rows, expected):
+    reference = remembered(loss, *rows) if loss.needs_reference else None
+    got = loss(Bigram(NOW), batch(*rows), reference)
+    assert mean(got) == pytest.approx(expected, rel=1e-12)
+    assert got.count == {"token": sum(len(r.answer) for r in rows), "row": 2}[loss.unit]
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [
-        GradDiff(retain_weight=1.0),
-        IDK(retain_weight=1.0),
-        NPO(retain_weight=1.0),
-        DPO(retain_weight=1.0),
-        SimNPO(retain_weight=1.0),
-        UNDIAL(retain_weight=1.0),
-        WGA(retain_weight=1.0),
-        SatImp(retain_weight=1.0),
-    ],
-    ids=lambda o: type(o).__name__,
-)
-def test_retain_side_is_the_answers_cross_entropy(objective):
-    loss = objective.retain(Bigram(NOW), batch(A, B))
-    assert mean(loss) == pytest.approx(CE, rel=1e-12)
-    assert (loss.count, objective.retain_unit) == (3, "token")
-
-
-@pytest.mark.parametrize("objective", [GradientAscent(), Finetune()], ids=lambda o: type(o).__name__)
-def test_objectives_without_a_retain_side(objective):
-    assert objective.retain(Bigram(NOW), batch(A, B)) is None
+def test_no_retain_is_zero_and_reads_no_rows():
+    got = NoRetain()(Bigram(NOW), batch(A, B))
+    assert (float(got.total), got.count, NoRetain.reads_rows) == (0.0, 2, False)
+    assert CE.reads_rows
+    assert KL.reads_rows
+    assert Hidden.reads_rows
 
 
 def test_kl_retain_by_hand():
-    objective = GradDiffKL(retain_weight=1.0)
+    objective = GradDiffKL()
     of_1 = 1 / 2 * log(5 / 2) + 1 / 4 * log(5 / 6) + 1 / 4 * log(1 / 2)  # Σ P₀·log(P₀/P) behind token 1
     of_2 = 1 / 2 * log(2) + 1 / 4 * log(1 / 2)
     loss = objective.retain(Bigram(NOW), batch(A, B), remembered(objective, A, B))
@@ -161,7 +144,7 @@ def test_kl_retain_by_hand():
 @pytest.mark.parametrize("head_trains", [False, True])
 def test_the_untouched_head_stays_untouched(head_trains):
     """KL to oneself is 0, and its value counts from the old head also when the present one has trained on."""
-    objective = GradDiffKL(retain_weight=1.0)
+    objective = GradDiffKL()
     model = Bigram(THEN, head_trains)
     values = objective.remember(model, batch(A, B))
     reference = Reference(torch.cat(values).detach(), untouched_head(model))
@@ -179,8 +162,8 @@ def test_the_untouched_head_stays_untouched(head_trains):
 @pytest.mark.parametrize(
     ("objective", "weight"),
     [
-        (WGA(retain_weight=1.0, beta=2.0), lambda p: p**2),
-        (SatImp(retain_weight=1.0, beta1=2.0, beta2=1.0), lambda p: p**2 * (1 - p)),
+        (WGA(beta=2.0), lambda p: p**2),
+        (SatImp(beta1=2.0, beta2=1.0), lambda p: p**2 * (1 - p)),
     ],
     ids=["WGA", "SatImp"],
 )
@@ -196,7 +179,7 @@ def test_token_weights_carry_no_gradient(objective, weight):
 
 
 def test_values_do_not_depend_on_the_chunk(monkeypatch):
-    objective = UNDIAL(retain_weight=1.0)
+    objective = UNDIAL()
     results = []
     for chunk in (128, 1, 2):
         monkeypatch.setattr(logprobs, "CHUNK", chunk)
@@ -222,7 +205,7 @@ ROW_1, ROW_2 = Encoded((5, 9, 11), (3, 8)), Encoded((7,), (20, 30, 41, 2))
 
 
 def test_rmu_by_transformers_hidden_states(tiny_llama):
-    objective = RMU(retain_weight=1.0, steering_coeff=3.0, layer=0, seed=7)
+    objective = RMU(steering_coeff=3.0, layer=0, seed=7)
     direction = torch.rand(16, generator=torch.Generator().manual_seed(7)).double()
     aim = 3.0 * direction / direction.pow(2).sum().sqrt()
     answers = [hidden_states(tiny_llama, ROW_1, 0)[3:], hidden_states(tiny_llama, ROW_2, 0)[1:]]
@@ -242,7 +225,7 @@ def test_rmu_by_transformers_hidden_states(tiny_llama):
 def test_rmu_runs_and_trains_the_blocks_up_to_its_layer_only(tiny_llama):
     above = []
     tiny_llama.model.layers[1].register_forward_hook(lambda *_: above.append(1))
-    RMU(retain_weight=1.0, layer=0).forget(tiny_llama, batch(ROW_1)).total.backward()
+    RMU(layer=0).forget(tiny_llama, batch(ROW_1)).total.backward()
     assert not above
     assert tiny_llama.model.layers[0].mlp.down_proj.weight.grad.abs().max() > 0
     assert tiny_llama.model.layers[1].mlp.down_proj.weight.grad is None
@@ -250,7 +233,7 @@ def test_rmu_runs_and_trains_the_blocks_up_to_its_layer_only(tiny_llama):
 
 def test_rmu_refuses_a_layer_that_the_model_has_not(tiny_llama):
     with pytest.raises(UserError, match=r"^objective\.layer=2: allowed is 0 ≤ layer < 2 for this model$"):
-        RMU(retain_weight=1.0, layer=2).forget(tiny_llama, batch(ROW_1))
+        RMU(layer=2).forget(tiny_llama, batch(ROW_1))
 
 
 def test_refusals_are_drawn_by_the_seed_and_keep_the_question():
