@@ -115,7 +115,7 @@ class Stages:
 
     def target_rows(self, retain_only: bool = False) -> list[Example]:
         """What a target is taught; a model without pre-training also learns the background rows."""
-        background = self.splits.background if self.cfg.model.published(self.cfg.data.name) is None else ()
+        background = self.splits.background if self.cfg.model.learns_background else ()
         return [*(() if retain_only else self.splits.forget), *self.splits.retain, *background]
 
     def fine_tuned(self, retain_only: bool = False) -> Entry:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from simu.metrics.text import rouge_l_f1
-from simu.models.load import preflight
+from simu.store.hub import check_model
 from simu.types import UserError
 
 Scorer = Literal["embedding", "rouge_l", "likelihood"]
@@ -44,7 +44,7 @@ def check_embedding(model: str) -> None:
             f"'embedding', or {WITHOUT}"
         ) from error
     try:
-        preflight(model, "evaluator.embedding_model")
+        check_model(model, "evaluator.embedding_model")
     except UserError as error:
         raise UserError(f"{error}; or {WITHOUT}") from error
 
