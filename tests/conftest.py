@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from float64 import true_float64
 
 from simu.types import Example, Splits, Template
 
@@ -36,7 +37,7 @@ def lume_dir() -> Path:
 
 @pytest.fixture
 def tiny_llama():
-    """A random two-layer LLaMA with grouped-query attention, float64, eager attention, vocabulary 97."""
+    """A random two-layer LLaMA with grouped-query attention, float64 throughout, eager attention, vocabulary 97."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -50,7 +51,7 @@ def tiny_llama():
         max_position_embeddings=64,
         attn_implementation="eager",
     )
-    return LlamaForCausalLM(config).double().eval()
+    return true_float64(LlamaForCausalLM(config))
 
 
 def row(name: str, prompt: str, answer: str, **more) -> Example:
