@@ -24,37 +24,26 @@ def sizes(splits):
 
 
 def test_heldout_is_the_papers_fold(lume_dir):
-    """1094 and 1052 rows; per-task counts as the cells of the paper's Table 2 are fractions of them."""
-    splits = Lume(path=str(lume_dir))()
-    assert (len(splits.forget), len(splits.retain)) == (1094, 1052)
-    pii = {("Task2", f"qa{i}"): 96 for i in range(5)}
-    assert tally(splits.forget) == {
-        ("Task1", "sc1"): 116,
-        ("Task1", "qa0"): 116,
-        ("Task2", "sc1"): 96,
-        **pii,
-        ("Task3", "sc1"): 143,
-        ("Task3", "qa0"): 143,
+    splits, documents = Lume(path=str(lume_dir))(), lume_documents(lume_dir)
+    assert (len(splits.forget), len(splits.retain)) == lume_rows(lume_dir)["heldout"]
+    assert tally(splits.forget) == by_task(documents["forget"])
+    assert tally(splits.retain) == by_task(documents["retain"])
+    members = documents["forget"][2]
+    assert sizes(splits) == {
+        "forget": len(splits.forget),
+        "retain": len(splits.retain),
+        "mia_member": members,
+        "mia_nonmember": members,
     }
-    pii = {("Task2", f"qa{i}"): 100 for i in range(5)}
-    assert tally(splits.retain) == {
-        ("Task1", "sc1"): 91,
-        ("Task1", "qa0"): 91,
-        ("Task2", "sc1"): 100,
-        **pii,
-        ("Task3", "sc1"): 135,
-        ("Task3", "qa0"): 135,
-    }
-    assert sizes(splits) == {"forget": 1094, "retain": 1052, "mia_member": 143, "mia_nonmember": 143}
 
 
-@pytest.mark.parametrize(
-    ("fold", "forget", "retain"), [("train", 1112, 1136), ("validation", 254, 278), ("all", 2732, 2734)]
-)
-def test_other_folds(lume_dir, fold, forget, retain):
+@pytest.mark.parametrize("fold", ["train", "validation", "all"])
+def test_other_folds(lume_dir, fold):
     splits = Lume(path=str(lume_dir), fold=fold, mia_set="public")()
+    forget, retain = lume_rows(lume_dir)[fold]
+    members, others = lume_public(lume_dir)
     assert (len(splits.forget), len(splits.retain)) == (forget, retain)
-    assert sizes(splits) == {"forget": forget, "retain": retain, "mia_member": 150, "mia_nonmember": 150}
+    assert sizes(splits) == {"forget": forget, "retain": retain, "mia_member": members, "mia_nonmember": others}
 
 
 def test_rows_are_the_files_rows(lume_dir):
@@ -111,9 +100,11 @@ def test_matching_is_the_best_there_is():
 
 def test_members_are_what_the_model_saw(lume_dir):
     """With a subset, documents that were left out of training are no members."""
-    splits = Lume(path=str(lume_dir), forget_rows=100)()
+    some = lume_rows(lume_dir)["heldout"][0] * 9 // 10
+    splits = Lume(path=str(lume_dir), forget_rows=some)()
     trained = {document_id(r.id) for r in splits.forget if r.group == "Task3"}
     assert {r.id.removeprefix("mia_member/") for r in splits.evaluation["mia_member"]} == trained
+    assert 0 < len(trained) < lume_documents(lume_dir)["forget"][2] or len(trained) == 2
 
 
 def test_files_set(lume_dir, tmp_path):
