@@ -39,8 +39,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Ol
 from unlearning_step import peak_allocated, tiny
 
 from simu.attribution import integrated, neuron_attribution, plan, planning
+from simu.attribution.engine.capture import Layout, layout
 from simu.attribution.engine.cutting import Unit
-from simu.attribution.engine.engine import Engine, Layout, layout
+from simu.attribution.engine.engine import Engine
 from simu.attribution.engine.planning import Plan
 from simu.data.batching import Encoded, collate
 from simu.models.anatomy import anatomy

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from simu.attribution.engine.engine import Engine, layout, undisturbed
+from simu.attribution.engine.capture import layout, undisturbed
+from simu.attribution.engine.engine import Engine
 from simu.attribution.integrated import Batches, Objective, Position, scored_labels
 from simu.data.batches import Tokens
 from simu.progress import track

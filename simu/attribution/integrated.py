@@ -16,9 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from simu.attribution.engine.capture import Clean, Layout, Position, layout, precise, undisturbed
 from simu.attribution.engine.cutting import Unit
-from simu.attribution.engine.engine import Clean, Engine, Layout, Objective, Position, layout, precise, undisturbed
+from simu.attribution.engine.engine import Engine
 from simu.attribution.engine.planning import Plan, plan
+from simu.attribution.engine.tail import Objective
 from simu.data.batches import Tokens
 from simu.progress import track
 from simu.store.partial import Partial, fingerprint
@@ -204,7 +206,7 @@ class _Run:
             grads = self.engine.gradients_at_clean(self.objective)
         else:
             at = [self.points[p] for p in unit.points]
-            grads = self.engine.gradients(unit.layers, at, self.objective, self.together)
+            grads = self.engine.gradients(unit.layers, at, [1.0] * len(at), self.objective, self.together)
         for layer, gradient in zip(unit.layers, grads, strict=True):
             beta = clean.beta[layer]
             att = beta.to(precise(beta.dtype)) * gradient / self.m

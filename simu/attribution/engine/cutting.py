@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simu.attribution.engine.engine import precise
+from simu.attribution.engine.capture import precise
 from simu.models.anatomy import Anatomy, anatomy
 
 ENOUGH = {"cuda": 16 * 2**30, "cpu": 48 * 2**20}

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simu.attribution.engine.capture import LENGTH_DEPENDENT, Layout, Position, layout, undisturbed
 from simu.attribution.engine.cutting import Cut, Piece, Sizes
-from simu.attribution.engine.engine import LENGTH_DEPENDENT, Engine, Layout, Position, layout, undisturbed
+from simu.attribution.engine.engine import Engine
 from simu.types import UserError
 
 GIB = 2**30
@@ -201,5 +202,5 @@ def saved_bytes(twin: nn.Module, T: int, N: int) -> int:
         layer = min(1, engine.parts.n_layers - 1)
         leaf = torch.zeros_like(state.inputs[layer]).requires_grad_()
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            engine._block(layer, leaf, None, None)
+            engine.block(layer, leaf, None, None)
     return sum(x.untyped_storage().nbytes() for x in held.values())
