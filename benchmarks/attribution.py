@@ -10,10 +10,10 @@ large     a random OLMo-1B in bfloat16 on the CPU, 4 real rows, m = 2: resident 
 plan      bytes and FLOPs of LLaMA2-7B and OLMo-1B, without weights
 cuda      a random LLaMA2-7B in bfloat16 and 400 forget rows: tokens/s, memory, model-FLOPs utilisation
 
-The brute force is written out below: for each token and layer a forward for the clean vector and m forwards and
-backwards, as DEPN's code has it (flamewei123/DEPN); `lean` does it every favour (the clean vectors of all layers from
-one forward, logits at one position). Neither computes weight gradients. Times on a CPU are CPU seconds of this process,
-so that a busy machine counts less; on CUDA they are wall seconds.
+The brute force is written out in attribution_references.py: for each token and layer a forward for the clean vector and
+m forwards and backwards, as DEPN's code has it (flamewei123/DEPN); `lean` does it every favour (the clean vectors of
+all layers from one forward, logits at one position). Neither computes weight gradients. Times on a CPU are CPU seconds
+of this process, so that a busy machine counts less; on CUDA they are wall seconds.
 """
 
 from __future__ import annotations
@@ -23,26 +23,20 @@ import json
 import math
 import platform
 import resource
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
+from attribution_references import Batch, batches_of, brute_force, captum_per_token, timed
+from attribution_without import WITHOUT
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, OlmoConfig
 from unlearning_step import peak_allocated, tiny
 
-from simu.attribution import integrated, neuron_attribution, plan, planning
-from simu.attribution.engine.cutting import Unit
-from simu.attribution.engine.engine import Engine, Layout, layout
-from simu.attribution.engine.planning import Plan
-from simu.data.batching import Encoded, collate
+from simu.attribution import neuron_attribution, plan
+from simu.data.batching import Encoded
 from simu.models.anatomy import anatomy
 
 LLAMA2_7B = LlamaConfig()  # the library's defaults are LLaMA-7B's
@@ -57,7 +51,6 @@ OLMO_1B = OlmoConfig(
 )
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 """Dense bfloat16 FLOP/s, from the vendor's data sheets."""
-Batch = Mapping[str, Tensor]
 
 
 def main() -> None:
@@ -85,81 +78,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--plot", type=Path, help="picture of growth (png, pdf)")
     return parser.parse_args()
-
-
-# ---- the others
-
-
-def brute_force(
-    model: nn.Module, batch: Batch, m: int, *, lean: bool = False, steps_at_once: int = 1, every: int = 1
-) -> Tensor:
-    """One prefix a token, one layer, one path point at a time: float64 [L, D].
-
-    As DEPN has it: for each token and layer a forward for the clean vector, then m times forward and backward, logits
-    at every position. `lean`: the clean vectors of all layers from one forward, logits at the last position only.
-    `steps_at_once` path points in a batch. `every`: only every so-many-th token (to time long answers).
-    """
-    down = anatomy(model).down_projections
-    scores = torch.zeros(len(down), anatomy(model).d_model, dtype=torch.float64)
-    for ids, t in list(samples(batch))[::every]:
-        betas = clean_vectors(model, down, ids[:t]) if lean else []
-        for layer in range(len(down)):
-            beta = betas[layer] if lean else clean_vectors(model, down[layer : layer + 1], ids[:t], whole=True)[0]
-            for first in range(1, m + 1, steps_at_once):
-                points = torch.arange(first, min(m, first + steps_at_once - 1) + 1) / m
-                a = (points[:, None] * beta).requires_grad_()
-                log_prob = injected(model, down[layer], ids[:t], ids[t], a, whole=not lean).sum()
-                scores[layer] += (beta * torch.autograd.grad(log_prob, a)[0]).sum(0).double() / m
-    return scores
-
-
-def captum_per_token(model: nn.Module, batch: Batch, m: int) -> Tensor:
-    """captum's integrated gradients of the injected vector, baseline 0, right Riemann sum: the same quantity, lean.
-
-    (Its LayerIntegratedGradients takes the baseline from a baseline *input*, so a zero vector at one position of one
-    layer cannot be said in it.)
-    """
-    from captum.attr import IntegratedGradients
-
-    down = anatomy(model).down_projections
-    scores = torch.zeros(len(down), anatomy(model).d_model, dtype=torch.float64)
-    for ids, t in samples(batch):
-        for layer, beta in enumerate(clean_vectors(model, down, ids[:t])):
-            at = partial(injected, model, down[layer], ids[:t], ids[t])
-            found = IntegratedGradients(at).attribute(beta[None], baselines=0.0, n_steps=m, method="riemann_right")
-            scores[layer] += found[0].detach().double()
-    return scores
-
-
-def samples(batch: Batch) -> Iterator[tuple[Tensor, int]]:
-    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-        for t in range(1, len(ids)):
-            if labels[t] != -100:
-                yield ids, t
-
-
-def clean_vectors(model: nn.Module, down: Sequence[nn.Module], prefix: Tensor, whole: bool = False) -> list[Tensor]:
-    """β at the last position of one prefix, of each of `down`: [D] each."""
-    seen: list[Tensor] = []
-    handles = [module.register_forward_hook(lambda _, __, out: seen.append(out[0, -1])) for module in down]
-    with torch.no_grad():
-        model(input_ids=prefix[None], use_cache=False, logits_to_keep=0 if whole else 1)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-def injected(
-    model: nn.Module, down: nn.Module, prefix: Tensor, target: Tensor, a: Tensor, whole: bool = False
-) -> Tensor:
-    """log P(target | prefix) with the vector at the last position replaced by each row of a [n, D]: [n]."""
-    handle = down.register_forward_hook(lambda _, __, out: torch.cat([out[:, :-1], a[:, None]], dim=1))
-    try:
-        kept = 0 if whole else 1
-        logits = model(input_ids=prefix.expand(len(a), -1), use_cache=False, logits_to_keep=kept).logits[:, -1]
-    finally:
-        handle.remove()
-    return torch.log_softmax(logits, dim=-1)[:, target]
 
 
 # ---- compare
@@ -325,79 +243,6 @@ def speedups(model: nn.Module, forget: list[Encoded], pad: int, options: argpars
     return lines
 
 
-@contextmanager
-def other_units(change: Callable[[tuple[Unit, ...]], list[Unit]]) -> Iterator[None]:
-    def planned(*args: object, **kwargs: object) -> Plan:
-        made = plan(*args, **kwargs)
-        return replace(made, pieces=tuple(replace(p, units=tuple(change(p.units))) for p in made.pieces))
-
-    with patch.object(integrated, "plan", planned):
-        yield
-
-
-def points_apart(_: int) -> object:
-    return other_units(
-        lambda units: [
-            Unit(u.layers, p) for u in units for p in ([None] if u.points is None else [(j,) for j in u.points])
-        ]
-    )
-
-
-def layers_apart(_: int) -> object:
-    def change(units: tuple[Unit, ...]) -> list[Unit]:
-        return [v for u in units for v in ([u] if u.points is None else [Unit((k,), u.points) for k in u.layers])]
-
-    return other_units(change)
-
-
-def end_not_shared(m: int) -> object:
-    def change(units: tuple[Unit, ...]) -> list[Unit]:
-        return [v for u in units for v in ([u] if u.points else [Unit((k,), (m - 1,)) for k in u.layers])]
-
-    return other_units(change)
-
-
-@contextmanager
-def every_position(_: int) -> Iterator[None]:
-    def whole(labels: Tensor, attention_mask: Tensor, position: str) -> Layout:
-        kept = layout(attention_mask.cumsum(1) * attention_mask, attention_mask, position)
-        wanted = labels.roll(-1, 1).gather(1, kept.positions)
-        scored = kept.scored & (wanted != -100)
-        return replace(kept, scored=scored, target=wanted.masked_fill(~scored, 0))
-
-    with patch.object(integrated, "layout", whole), patch.object(planning, "layout", whole):
-        yield
-
-
-@contextmanager
-def mlp_computed(_: int) -> Iterator[None]:
-    original = Engine.clean
-
-    def clean(self: Engine, *args: object) -> object:
-        state = original(self, *args)
-        state.final = [False] * len(state.final)
-        return state
-
-    with patch.object(Engine, "clean", clean):
-        yield
-
-
-@contextmanager
-def recomputed(_: int) -> Iterator[None]:
-    with patch.object(integrated, "plan", lambda *a, **k: plan(*a, **{**k, "recompute": True})):
-        yield
-
-
-WITHOUT = {
-    "all path points in one pass": points_apart,
-    "several layers' streams in one pass": layers_apart,
-    "the end of the path shared by all layers": end_not_shared,
-    "dropping positions that predict nothing": every_position,
-    "stepping over the MLP whose output is replaced": mlp_computed,
-    "keeping activations (recomputing them)": recomputed,
-}
-
-
 # ---- large models
 
 
@@ -462,24 +307,6 @@ def cuda(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.Na
         "flops_per_s": rate,
         "mfu": rate / top if top else None,
     }
-
-
-# ---- helpers
-
-
-def batches_of(rows: list[Encoded], pad: int, size: int) -> list[Batch]:
-    rows = sorted(rows, key=len, reverse=True)
-    return [collate(rows[i : i + size], pad) for i in range(0, len(rows), size)]
-
-
-def timed(work: Callable[[], Tensor], repeats: int = 1) -> tuple[Tensor, float]:
-    """What it gave, and its CPU seconds (the median of the repeats)."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        made = work()
-        seconds.append(time.process_time() - start)
-    return made, statistics.median(seconds)
 
 
 if __name__ == "__main__":

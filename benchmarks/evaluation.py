@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from simu.data.batching import Encoded, collate, encode, length_buckets
-from simu.inference.generate import Work, generate
+from simu.inference.decoding import Work
+from simu.inference.generate import generate
 from simu.inference.likelihood import score
 from simu.inference.slots import Slots
 from simu.models.forward import labelled_logits
@@ -180,9 +181,9 @@ def official(model: nn.Module, tokenizer: PreTrainedTokenizerFast, rows: list[En
     for row in rows:
         ids = torch.tensor([row.prompt])
         output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-        said = output[0, ids.shape[1] :]
-        passes += len(said)
-        texts.append(tokenizer.decode(said, skip_special_tokens=True))
+        new_ids = output[0, ids.shape[1] :]
+        passes += len(new_ids)
+        texts.append(tokenizer.decode(new_ids, skip_special_tokens=True))
     return Spent(texts, time.perf_counter() - start, passes)
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from simu.losses.forget.graddiff import GradDiff
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, OlmoConfig, PreTrainedModel
@@ -34,11 +35,10 @@ from simu.config import build, conf_dir
 from simu.data.batching import Encoded, collate, encode_examples
 from simu.data.tofu import Tofu
 from simu.gradients import Place, Side, backward, clip_norm
-from simu.losses.forget.graddiff import GradDiff
 from simu.models.anatomy import anatomy
 from simu.models.load import texts_of
 from simu.optim import BuildAdamW, BuildSophia
-from simu.selection.core import select_parameters
+from simu.selection.select import select_parameters
 
 LR, RETAIN_WEIGHT, CLIP = 1e-5, 1.0, 1.0
 REFERENCE = "reference Sophia"

@@ -1,44 +1,51 @@
 """The typed run schema, and `build`: from a node of the composed config to its component.
 
-Every slot is a frozen dataclass whose fields are the keys of its yaml. The class is the schema: `build` refuses
-fields that it does not have (naming the nearest), values of another type, and values out of range, in one line that
-starts with the key as the user typed it. All slots are built before any weight is loaded.
+Every slot is a frozen dataclass whose fields are the keys of its yaml, and keeps the slot's Protocol (`simu.slots`).
+The class is the schema: `build` refuses a component of another slot, fields that it does not have (naming the nearest),
+values of another type and values out of range, in one line that starts with the key as the user typed it. All slots are
+built before any weight is loaded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
+import inspect
 import os
 import re
-import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from simu.types import FieldError, UserError, require
+from simu import slots
+from simu.fields import KNOB, Seed, alternatives, bare, hints, knobs
+from simu.schema import Schema, check_node, convert, is_protocol, nearest, schema_of, shown
+from simu.types import FieldError, Precision, UserError, require
 
-STAGES = ("target", "attribution", "mask", "unlearning", "evaluation")
-SLOTS = (
-    "model",
-    "data",
-    "attribution",
-    "mask",
-    "objective",
-    "optimizer",
-    "selection",
-    "training",
-    "evaluator",
-    "tracker",
-)
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "SLOTS",
+    "STAGES",
+    "Method",
+    "RunConfig",
+    "build",
+    "build_run",
+    "check_run",
+    "conf_dir",
+    "nearest",
+    "plain",
+    "settings",
+]
+
+Stage = Literal["target", "attribution", "mask", "unlearning", "evaluation"]
+STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,82 +56,73 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Precision:
-    """Number formats. float64 is for checks."""
-
-    weights: Literal["float32", "bfloat16", "float64"]
-    """What the model's weights are held and multiplied in."""
-    master: bool
-    """Keep float32 masters and moments of what trains when the weights are bfloat16."""
-    tf32: bool
-    """Let CUDA matrix products of float32 use TF32."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[self.weights]
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, whole and checked: the pipeline is a function of this object alone."""
 
-    model: Any
-    data: Any
-    attribution: Any
-    mask: Any
-    objective: Any
-    optimizer: Any
-    selection: Any
-    training: Any
-    evaluator: Any
-    tracker: Any
+    model: slots.Model
+    data: slots.Data
+    attribution: slots.Attribution
+    mask: slots.Mask
+    objective: slots.Objective
+    optimizer: slots.Optimizer
+    selection: slots.Selection
+    training: slots.Training
+    evaluator: slots.Evaluator
+    tracker: Annotated[slots.Tracker, KNOB]
     method: Method
     precision: Precision
-    seed: int
-    device: str
-    stages: tuple[str, ...]
-    cache_dir: str
-    save_model: bool
+    seed: Seed
+    device: Annotated[str, KNOB]
+    stages: Annotated[tuple[Stage, ...], KNOB]
+    cache_dir: Annotated[str, KNOB]
+    save_model: Annotated[bool, KNOB]
     retain_reference: bool
-    dry_run: bool
+    dry_run: Annotated[bool, KNOB]
 
     def __post_init__(self) -> None:
-        known = self.stages and set(self.stages) <= set(STAGES)
-        require(bool(known), "stages", list(self.stages), f"a list of {', '.join(STAGES)}")
-        require(bool(self.cache_dir), "cache_dir", self.cache_dir, "a folder")
-        require(self.seed >= 0, "seed", self.seed, "a whole number ≥ 0")
-        kind = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
-        require(bool(kind), "device", self.device, "auto, cpu, mps, cuda or cuda:N")
+        check_whole({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
     def torch_device(self) -> torch.device:
         """The device to work on; `auto` takes CUDA where there is one."""
+        import torch
+
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.device == "auto":
             return torch.device("cuda" if gpus else "cpu")
         device = torch.device(self.device)
         if device.type == "cuda" and (device.index or 0) >= gpus:
-            raise UserError(
-                f"device={self.device}: this machine has {gpus or 'no'} CUDA device{'s' * (gpus > 1)}; "
-                "allowed here: auto, cpu"
-            )
+            held = f"{gpus or 'no'} CUDA device{'s' * (gpus > 1)}"
+            raise UserError(f"device={self.device}: this machine has {held}; allowed here: auto, cpu")
         if device.type == "mps" and not torch.backends.mps.is_available():
             raise UserError(f"device={self.device}: this machine has no MPS device; allowed here: auto, cpu")
         return device
 
 
+SLOTS = tuple(name for name, hint in hints(RunConfig).items() if is_protocol(bare(hint)))
+
+
+def check_whole(values: Mapping[str, Any]) -> None:
+    """What a type cannot say of the run-level keys. Raises FieldError."""
+    require(bool(values["stages"]), "stages", [], f"a list of {', '.join(STAGES)}")
+    require(bool(values["cache_dir"]), "cache_dir", values["cache_dir"], "a folder")
+    kind = re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", values["device"])
+    require(bool(kind), "device", values["device"], "auto, cpu, mps, cuda or cuda:N")
+
+
 def conf_dir() -> Path:
     """Where the config groups are: $SIMU_CONF, else inside the installed package, else the checkout's conf/."""
     if chosen := os.environ.get("SIMU_CONF"):
-        if not (Path(chosen) / "config.yaml").is_file():
+        folder = Path(chosen).expanduser()
+        if not (folder / "config.yaml").is_file():
             raise UserError(f"SIMU_CONF={chosen}: no config.yaml there; allowed is a folder like the project's conf/")
-        return Path(chosen).resolve()
+        return folder.resolve()
     package = Path(__file__).parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
 
 def plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """The composed config with every interpolation resolved, as plain dicts and lists."""
+    """The composed config with every interpolation resolved, as plain dicts and lists, without the preset's marks."""
     if not isinstance(config, DictConfig):
         return dict(config)
     try:
@@ -133,50 +131,117 @@ def plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(" ".join(str(error).split())) from error
 
 
+def check_run(config: DictConfig | Mapping[str, Any]) -> None:
+    """What `build_run` refuses by type or range, without importing a component. Raises UserError, one line."""
+    values = plain(config)
+    for slot in SLOTS:
+        check_node(values.get(slot), slot)
+    whole = schema_of(RunConfig)
+    assert whole is not None
+    whole.check_names(values, "")
+    for name, value in values.items():
+        if name not in SLOTS:
+            Schema("run", {name: whole.hints[name]}, frozenset()).check({name: value}, "")
+    try:
+        check_whole(values)
+    except FieldError as error:
+        raise UserError(str(error)) from error
+
+
 def build_run(config: DictConfig | Mapping[str, Any]) -> RunConfig:
     """Build and check all slots and run-level keys of a composed config. Raises UserError, one line."""
     values = plain(config)
-    built = {slot: build(values.get(slot), slot) for slot in SLOTS}
+    built = {slot: build(values.get(slot), slot, bare(hints(RunConfig)[slot])) for slot in SLOTS}
     rest = {key: value for key, value in values.items() if key not in SLOTS}
     return typing.cast(RunConfig, _construct(RunConfig, built | rest, ""))
 
 
-def build(node: object, path: str) -> Any:
+def settings(cfg: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """'mask.t' → 0.3 …: every setting of a composed config that can change a result, flat; without the seed.
+
+    What a component is goes by its name ('mask._target_' → 'Dual'); of a path its last part, as its content counts.
+    """
+    found: dict[str, Any] = {}
+
+    def walk(held: Any, node: Any, key: str) -> None:
+        if isinstance(node, Mapping):
+            left_out = knobs(type(held)) if dataclasses.is_dataclass(held) else frozenset()
+            if "_target_" in node:
+                found[f"{key}._target_"] = type(held).__name__
+            for name, value in node.items():
+                if name not in left_out and name != "_target_":
+                    walk(getattr(held, str(name), None), value, f"{key}.{name}" if key else str(name))
+        else:
+            leaf = key.rpartition(".")[2]
+            found[key] = Path(node).name if isinstance(node, str) and leaf in ("path", "dir") else node
+
+    walk(cfg, values, "")
+    found.pop("seed", None)
+    return found
+
+
+def build(node: object, path: str, kind: type | None = None) -> Any:
     """Make the component that `node['_target_']` names from the node's other keys.
 
-    `path` is the slot as the user types it ('mask'); it prefixes every error. Raises UserError.
+    `path` is the slot as the user types it ('mask'); it prefixes every error. `kind`: the Protocol that the component
+    must keep. Raises UserError.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UserError(f"{path}={node!r}: allowed is one of the options in conf/{path}/")
+        raise UserError(f"{path}={shown(node)}: allowed is one of the options in conf/{path.replace('.', '/')}/")
     fields = {str(k): v for k, v in node.items() if k != "_target_"}
-    return _construct(_locate(str(node["_target_"]), path), fields, path)
+    cls = _locate(str(node["_target_"]), path)
+    if kind is not None and (wrong := _not_of(cls, kind)):
+        slot = path.rpartition(".")[2]
+        raise UserError(
+            f"{path}._target_={node['_target_']}: not for the slot {slot} ({wrong}); "
+            f"allowed is one of the options in conf/{path.replace('.', '/')}/"
+        )
+    return _construct(cls, fields, path)
 
 
 def _locate(target: str, path: str) -> type:
     if not target.startswith("simu."):
-        raise UserError(f"{path}._target_={target}: allowed are components of simu only (simu.…)")
+        raise UserError(f"{path}._target_={shown(target)}: allowed are components of simu only (simu.…)")
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{path}._target_={target}: no such component ({error})") from error
-    if not dataclasses.is_dataclass(found):
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}._target_={shown(target)}: no such component ({error})") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UserError(f"{path}._target_={target}: not a component (a dataclass)")
-    return typing.cast(type, found)
+    return found
+
+
+def _not_of(cls: type, kind: type) -> str:
+    """Why a class does not keep a Protocol: a member that it lacks, or other arguments; '' where it does."""
+    has = {f.name for f in dataclasses.fields(cls)} | {name for c in cls.__mro__ for name in vars(c)}
+    for name in sorted(_members(kind)):
+        if name not in has:
+            return f"it has no {name}"
+    theirs, ours = (_arguments(c) for c in (kind, cls))
+    return f"it is called with {', '.join(ours) or 'nothing'}, not {', '.join(theirs)}" if theirs != ours else ""
+
+
+def _members(kind: type) -> set[str]:
+    """Of a Protocol and those it extends: methods, properties and annotations."""
+    protocols = [c for c in kind.__mro__ if is_protocol(c) and c.__module__ == slots.__name__]
+    stated = {name for c in protocols for name in (*vars(c), *inspect.get_annotations(c))}
+    return {name for name in stated if name == "__call__" or not name.startswith("_")}
+
+
+def _arguments(cls: type) -> tuple[str, ...]:
+    """Of instances when they are called; () where the class has no __call__ of its own."""
+    call = next((vars(c)["__call__"] for c in cls.__mro__ if "__call__" in vars(c)), None)
+    return tuple(inspect.signature(call).parameters)[1:] if inspect.isfunction(call) else ()
 
 
 def _construct(cls: type, values: Mapping[str, Any], path: str) -> Any:
     """cls(**values), after checking names and types field by field; nested dataclasses come from nested mappings."""
+    schema = schema_of(cls)
+    assert schema is not None
+    schema.check_names(values, path)
     prefix = f"{path}." if path else ""
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    for name in values:
-        if name not in fields:
-            raise UserError(f"{prefix}{name}: {cls.__name__} has no such field{nearest(name, fields)}")
-    for name, f in fields.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{prefix}{name}: missing; {cls.__name__} needs it")
-    hints = typing.get_type_hints(cls)
-    ready = {name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()}
+    ready = {name: _convert(schema.hints[name], value, f"{prefix}{name}") for name, value in values.items()}
     try:
         return cls(**ready)
     except FieldError as error:
@@ -184,46 +249,12 @@ def _construct(cls: type, values: Mapping[str, Any], path: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` checked against the annotation `hint`: strict types, lists become tuples, mappings become dataclasses."""
-    nested = next((h for h in _alternatives(hint) if dataclasses.is_dataclass(h)), None)
+    """A value for a field: a nested component or dataclass from a mapping, else checked as it stands."""
+    arms = [bare(arm) for arm in alternatives(hint)]
+    protocol = next((arm for arm in arms if is_protocol(arm)), None)
+    if protocol is not None:
+        return value if dataclasses.is_dataclass(value) else build(value, path, protocol)
+    nested = next((arm for arm in arms if dataclasses.is_dataclass(arm)), None)
     if nested is not None and isinstance(value, Mapping):
         return build(value, path) if "_target_" in value else _construct(typing.cast(type, nested), value, path)
-    given = value
-    if isinstance(value, list) and any(typing.get_origin(h) is tuple for h in _alternatives(hint)):
-        value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    if isinstance(value, str) and float in _alternatives(hint) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
-        value = float(value)  # YAML 1.1 reads 1e-5 as a text
-    try:
-        strict = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-        return TypeAdapter(hint, config=strict).validate_python(value, strict=True)
-    except ValidationError as error:
-        raise UserError(f"{path}={given!r}: allowed is {_readable(hint)}") from error
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if union else (hint,)
-
-
-def _readable(hint: Any) -> str:
-    """An annotation in a user's words: Literal['a', 'b'] | None → 'a, b or null'."""
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", type(None): "null"}
-    parts: list[str] = []
-    for h in _alternatives(hint):
-        if typing.get_origin(h) is Literal:
-            parts += [str(a) for a in typing.get_args(h)]
-        elif typing.get_origin(h) is tuple:
-            inner, *more = typing.get_args(h)
-            count = "" if more == [...] else f"{1 + len(more)} "
-            parts.append(f"a list of {count}" + re.sub("^a (.*)", r"\1s", _readable(inner)))
-        else:
-            parts.append(words.get(h, str(h).replace("typing.", "")))
-    return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean 'x'?' where something near is known, else what is known, as far as a line holds it."""
-    names = list(known)
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(sorted(names))}" if len(names) <= 30 else "; `--cfg job` prints every key"
+    return convert(hint, value, path)

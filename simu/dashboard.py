@@ -9,14 +9,11 @@ import argparse
 import sys
 from typing import Any
 
-METRICS = (
-    "aggregate",
-    "forget/rouge_l_recall",
-    "retain/rouge_l_recall",
-    "forget/exact_match",
-    "retain/exact_match",
-    "mia/min_k",
-)
+from simu.metrics.benchmarks import BENCHMARKS, Benchmark
+from simu.report.columns import headed
+
+METRICS = tuple(dict.fromkeys(key for benchmark in BENCHMARKS.values() for key in benchmark.headline))
+"""What every benchmark's summary shows."""
 STEPS = ("train/forget_loss", "train/retain_loss", "train/grad_norm", "train/clipped_fraction", "train/lr")
 
 
@@ -26,21 +23,31 @@ def workspace(entity: str, project: str) -> Any:
     import wandb_workspaces.workspaces as ws
 
     method = panels.Config("method.name")
-    bars: list[Any] = [panels.BarPlot(title=m, metrics=[panels.SummaryMetric(m)], groupby=method) for m in METRICS]
-    trade = panels.ScatterPlot(
-        title="forgetting against retention",
-        x=panels.SummaryMetric("forget/rouge_l_recall"),
-        y=panels.SummaryMetric("retain/rouge_l_recall"),
-    )
+    bars: list[Any] = [
+        panels.BarPlot(title=headed(key), metrics=[panels.SummaryMetric(key)], groupby=method) for key in METRICS
+    ]
+    trades: list[Any] = [_trade(benchmark) for benchmark in BENCHMARKS.values() if len(benchmark.panels) > 1]
     lines: list[Any] = [panels.LinePlot(title=s, y=[panels.Metric(s)]) for s in STEPS]
     media = panels.MediaBrowser(media_keys=["attribution/forget", "attribution/retain", "mask"])
     sections = [
-        ws.Section(name="methods", panels=[*bars, trade], is_open=True),
+        ws.Section(name="methods", panels=[*bars, *trades], is_open=True),
         ws.Section(name="training", panels=lines),
         ws.Section(name="attribution and masks", panels=[media]),
         ws.Section(name="configs", panels=[panels.RunComparer(diff_only=True)]),
     ]
     return ws.Workspace(entity=entity, project=project, name="SIMU: methods compared", sections=sections)
+
+
+def _trade(benchmark: Benchmark) -> Any:
+    """What is retained against what is forgotten, the first figure of each."""
+    import wandb_workspaces.reports.v2 as panels
+
+    x, y = (panel.keys[0] for panel in benchmark.panels[:2])
+    return panels.ScatterPlot(
+        title=f"forgetting against retention: {benchmark.title}",
+        x=panels.SummaryMetric(x),
+        y=panels.SummaryMetric(y),
+    )
 
 
 def main(words: list[str] | None = None) -> int:

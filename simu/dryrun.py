@@ -5,23 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from simu.config import RunConfig
 from simu.data.batching import Encoded, collate
 from simu.models.anatomy import Anatomy, anatomy
-from simu.stages import Stages
-from simu.types import Example
+from simu.types import Example, Splits, Template
 
 GIB = 2**30
 CHARACTERS_A_TOKEN = 4.0
 """English text under the usual vocabularies, about; the tokenizer itself is not loaded."""
 
 
-def describe(stages: Stages) -> str:
+def describe(cfg: RunConfig, splits: Splits) -> str:
     """Rows, neurons, what trains, bytes of its state, and the attribution's bytes and FLOPs by stage."""
-    cfg = stages.cfg
     model = cfg.model.skeleton(cfg.data.name, cfg.precision.dtype)
     parts = anatomy(model)
     total = sum(p.numel() for p in model.parameters())
-    splits = stages.splits
     steps = cfg.training.steps(len(splits.forget))
     lines = [
         f"{cfg.method.name} on {cfg.model.name}, {cfg.data.name}: dry run, nothing is loaded",
@@ -31,10 +29,10 @@ def describe(stages: Stages) -> str:
         f"  model        {total / 1e9:.3f} G parameters, {weight_bytes(model) / GIB:.2f} GiB as "
         f"{cfg.precision.weights}, {parts.n_neurons} neurons ({parts.n_layers} layers x {parts.d_model})",
         f"  training     {steps} steps of {cfg.training.batch_size} forget rows",
-        *training_lines(stages, parts, total),
+        *training_lines(cfg, parts, total),
     ]
     if cfg.mask.needs and cfg.selection.reads_mask and hasattr(cfg.attribution, "plan"):
-        lines += [str(cfg.attribution.plan(model, estimated_batches(stages)))]
+        lines += [str(cfg.attribution.plan(model, estimated_batches(cfg, splits)))]
     return "\n".join(lines)
 
 
@@ -42,32 +40,33 @@ def weight_bytes(model: torch.nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def training_lines(stages: Stages, parts: Anatomy, total: int) -> list[str]:
+def training_lines(cfg: RunConfig, parts: Anatomy, total: int) -> list[str]:
     """Trained numbers and the bytes of their gradients, masters and two moments, for no, some and all neurons."""
-    if not stages.cfg.selection.reads_mask:
-        return [state_line("every parameter", total, stages)]
+    if not cfg.selection.reads_mask:
+        return [state_line("every parameter", total, cfg)]
     attention = sum(p.numel() for layer in parts.attention for _, module in layer for p in module.parameters())
     width = sum(p.numel() for module in parts.down_projections for p in module.parameters()) // parts.n_neurons
     return [
-        state_line(f"attention and {share:.0%} of rows", attention + round(share * parts.n_neurons) * width, stages)
+        state_line(f"attention and {share:.0%} of rows", attention + round(share * parts.n_neurons) * width, cfg)
         for share in (0.0, 0.05, 1.0)
     ]
 
 
-def state_line(what: str, trained: int, stages: Stages) -> str:
-    weights = stages.cfg.precision.dtype.itemsize
-    low = weights < 4 and stages.cfg.precision.master
+def state_line(what: str, trained: int, cfg: RunConfig) -> str:
+    weights = cfg.precision.dtype.itemsize
+    low = weights < 4 and cfg.precision.master
     state = trained * (3 * 4 + 4 if low else 3 * weights)  # gradient, moments, and a master where weights are low
     return (
         f"    {what:<28} {trained / 1e9:8.3f} G numbers trained, {state / GIB:8.2f} GiB of gradients, masters, moments"
     )
 
 
-def estimated_batches(stages: Stages) -> list[dict[str, Tensor]]:
+def estimated_batches(cfg: RunConfig, splits: Splits) -> list[dict[str, Tensor]]:
     """Micro-batches as long as the forget rows are: real text, about four characters a token, ids all zero."""
-    rows = sorted((estimated(stages, e) for e in stages.splits.forget), key=len, reverse=True)
-    size = stages.cfg.attribution.batch_size
-    tags = 1 + round(len(stages.template.render("")) / CHARACTERS_A_TOKEN)
+    template = splits.template or cfg.model.template
+    rows = sorted((estimated(e, template, cfg.model.max_length) for e in splits.forget), key=len, reverse=True)
+    size = cfg.attribution.batch_size
+    tags = 1 + round(len(template.render("")) / CHARACTERS_A_TOKEN)
     batches: list[dict[str, Tensor]] = []
     for i in range(0, len(rows), size):
         batch: dict[str, Tensor] = {**collate(rows[i : i + size], 0)}  # type: ignore[dict-item]
@@ -76,8 +75,7 @@ def estimated_batches(stages: Stages) -> list[dict[str, Tensor]]:
     return batches
 
 
-def estimated(stages: Stages, example: Example) -> Encoded:
-    prompt = 1 + round(len(stages.template.render(example.prompt)) / CHARACTERS_A_TOKEN)
+def estimated(example: Example, template: Template, room: int) -> Encoded:
+    prompt = 1 + round(len(template.render(example.prompt)) / CHARACTERS_A_TOKEN)
     answer = 1 + round(len(example.answer) / CHARACTERS_A_TOKEN)
-    room = stages.cfg.model.max_length
     return Encoded((0,) * min(prompt, room - 1), (0,) * min(answer, max(1, room - prompt)))

@@ -57,6 +57,8 @@ Number = Annotated[int, between(0, 2**40)]
 Seed = Annotated[int, between(0, 2**63 - 1)]
 Rate = Annotated[float, above(0, 1e3)]
 """A learning rate."""
+Decay = Annotated[float, Interval(ge=0, lt=1)]
+"""Of a running mean: what it keeps of itself each step."""
 Weight = Annotated[float, between(0, 1e9)]
 """Of a term of a sum."""
 Positive = Annotated[float, above(0, 1e9)]
@@ -172,6 +174,7 @@ def _number(bound: Any) -> str:
 __all__ = [
     "KNOB",
     "Count",
+    "Decay",
     "FieldError",
     "GiB",
     "Number",

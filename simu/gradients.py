@@ -1,13 +1,13 @@
-"""The gradient of one training step, exactly: over micro-batches, over both sides, over processes.
+"""The gradient of one training step, exactly: over micro-batches, over both terms, over processes.
 
-    ∇ Σ_sides weight · (Σ over the step's rows of the side's loss) / (the step's units of that side)
+    ∇ Σ_terms weight · (Σ over the step's rows of the term's loss) / (the step's units of that term)
 
-The divisor is known from the rows before any forward, so that it does not matter how they are portioned.
+The divisor is known from the rows before any forward, so that it does not matter how they are cut into micro-batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,67 +18,69 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from simu.data.batching import Encoded, collate, length_buckets
-from simu.losses import Comparing, Unit
-from simu.models.forward import labelled_logits
-from simu.models.reference import Reference
-from simu.optim import sampled_nll
+from simu.models.forward import device_of, labelled_logits
+from simu.models.reference import Reference, Remembers
+from simu.optim.sophia import sampled_nll
 from simu.progress import track
-from simu.types import Batch, Loss
+from simu.slots import LossTerm
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessGroup:
     """Which of how many processes this is."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
 
-def here() -> Place:
-    return Place(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Place()
+def process_group() -> ProcessGroup:
+    """The one that a launcher has set up, or this process alone."""
+    return ProcessGroup(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ProcessGroup()
 
 
 @dataclass(frozen=True)
-class Side:
-    """Forget or retain: its rows, and what is lowered on them."""
+class Term:
+    """Of the objective, forget or retain: its rows, and what is lowered on them."""
 
     rows: Sequence[tuple[Encoded, ...]]
     """What an index stands for: one row, or an answer and its alternative."""
-    loss: Callable[[nn.Module, Batch, Reference | None], Loss | None]
-    unit: Unit
+    loss: LossTerm
     weight: float
     memory: Mapping[int, tuple[Tensor, ...]] | None = None
-    """What the untouched model said of each row of an index, on the CPU; None where the objective does not ask."""
+    """What the untouched model said of each row of an index, on the CPU; None where the loss does not ask."""
     head: nn.Module | None = None
     """The untouched output head, where there is a memory."""
 
-    def shares(self, indices: list[int], tokens: int | None, place: Place) -> list[list[int]]:
-        """This process's micro-batches: rows of like length together, at most `tokens` with padding (None: no limit).
+    def micro_batches(self, indices: Sequence[int], tokens: int | None, group: ProcessGroup) -> list[list[int]]:
+        """This process's: rows of like length together, at most `tokens` with padding (None: no limit).
 
         Every process gets as many, as all must take part in each pass of a sharded model: the last may be empty.
         """
         width = {i: len(self.rows[i]) * max(len(r) for r in self.rows[i]) for i in indices}
         order = sorted(indices, key=lambda i: -width[i])
-        everywhere = [self.portions(order[rank :: place.world], width, tokens) for rank in range(place.world)]
-        own = everywhere[place.rank]
+        everywhere = [buckets(order[rank :: group.world_size], width, tokens) for rank in range(group.world_size)]
+        own = everywhere[group.rank]
         return own + [[]] * (max(map(len, everywhere)) - len(own))
 
-    def portions(self, indices: list[int], width: Mapping[int, int], tokens: int | None) -> list[list[int]]:
-        widths = [width[i] for i in indices]
-        return [[indices[k] for k in bucket] for bucket in length_buckets(widths, tokens or sum(widths) * len(widths))]
-
-    def flat(self, indices: list[int]) -> list[Encoded]:
+    def flat(self, indices: Sequence[int]) -> list[Encoded]:
         """The rows of a batch: each index's first, then each index's alternative."""
         return [self.rows[i][k] for k in range(len(self.rows[0])) for i in indices]
 
-    def units(self, indices: list[int]) -> int:
-        return sum(n_scored(r) for r in self.flat(indices)) if self.unit == "token" else len(indices)
+    def units(self, indices: Sequence[int]) -> int:
+        """What the mean over these rows divides by."""
+        return sum(n_scored(r) for r in self.flat(indices)) if self.loss.unit == "token" else len(indices)
 
-    def reference(self, indices: list[int], device: torch.device) -> Reference | None:
+    def reference(self, indices: Sequence[int], device: torch.device) -> Reference | None:
         if self.memory is None or self.head is None:
             return None
         values = [self.memory[i][k] for k in range(len(self.rows[0])) for i in indices]
         return Reference(torch.cat(values).to(device), self.head)
+
+
+def buckets(indices: Sequence[int], width: Mapping[int, int], tokens: int | None) -> list[list[int]]:
+    """Indices whose rows share a pass, widest first."""
+    widths = [width[i] for i in indices]
+    return [[indices[k] for k in bucket] for bucket in length_buckets(widths, tokens or sum(widths) * len(widths))]
 
 
 def n_scored(row: Encoded) -> int:
@@ -86,22 +88,18 @@ def n_scored(row: Encoded) -> int:
     return len(row.answer) - (not row.prompt)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
 @torch.no_grad()
-def recall(
-    model: nn.Module, objective: Comparing, side: Side, indices: set[int], tokens: int, pad_id: int
+def remember(
+    model: nn.Module, loss: Remembers, term: Term, indices: set[int], tokens: int, pad_id: int
 ) -> dict[int, tuple[Tensor, ...]]:
-    """What `model`, untouched as yet, says of the rows of `indices`: for `Side.memory`."""
+    """What `model`, untouched as yet, says of the rows of `indices`: for `Term.memory`."""
     memory: dict[int, tuple[Tensor, ...]] = {}
-    batches = side.shares(sorted(indices), tokens, Place())
+    batches = term.micro_batches(sorted(indices), tokens, ProcessGroup())
     was_training = model.training
     model.eval()
     for chosen in track(batches, "reference model", unit="batch"):
-        batch = collate(side.flat(chosen), pad_id, device_of(model))
-        values = [v.cpu().clone() for v in objective.remember(model, batch)]
+        batch = collate(term.flat(chosen), pad_id, device_of(model))
+        values = [v.cpu().clone() for v in loss.remember(model, batch)]
         for k, i in enumerate(chosen):
             memory[i] = tuple(values[k :: len(chosen)])
     model.train(was_training)
@@ -109,47 +107,45 @@ def recall(
 
 
 def backward(
-    model: nn.Module, side: Side, indices: list[int], tokens: int | None, pad_id: int, place: Place
-) -> float | None:
-    """Add the gradient of a side's weighted mean loss; that mean, unweighted. None: the objective has no such side.
+    model: nn.Module, term: Term, indices: Sequence[int], tokens: int | None, pad_id: int, group: ProcessGroup
+) -> float:
+    """Add the gradient of a term's weighted mean loss; that mean, unweighted.
 
-    Each side has a backward of its own into the same gradients: the same sum as one backward of both, at half the
+    Each term has a backward of its own into the same gradients: the same sum as one backward of both, at half the
     activations.
     """
     device = device_of(model)
-    scale = side.weight / side.units(indices)
+    scale = term.weight / term.units(indices)
     total = torch.zeros((), dtype=torch.float64)
-    for chosen in side.shares(indices, tokens, place):
-        rows = chosen or indices[:1]  # an empty share still takes part, with nothing to add
-        with torch.set_grad_enabled(side.weight != 0):
-            loss = side.loss(model, collate(side.flat(rows), pad_id, device), side.reference(rows, device))
-        if loss is None:
-            return None
-        if side.weight:
+    for chosen in term.micro_batches(indices, tokens, group):
+        rows = chosen or indices[:1]  # an empty micro-batch still takes part, with nothing to add
+        with torch.set_grad_enabled(term.weight != 0):
+            loss = term.loss(model, collate(term.flat(rows), pad_id, device), term.reference(rows, device))
+        if term.weight:
             (loss.total * (scale if chosen else 0.0)).backward()
         if chosen:
             total += loss.total.detach().double().cpu()
-    if place.world > 1:
+    if group.world_size > 1:
         total = total.to(device)
         dist.all_reduce(total)
-    return float(total) / side.units(indices)
+    return float(total) / term.units(indices)
 
 
 def estimate_curvature(
     model: nn.Module,
     optimizer: Any,
-    drawn: Sequence[tuple[Side, list[int]]],
+    drawn: Sequence[tuple[Term, Sequence[int]]],
     tokens: int | None,
     pad_id: int,
-    place: Place,
+    group: ProcessGroup,
 ) -> None:
     """Sophia-G: refresh H from labels that the model itself samples at all scored positions of the step's rows."""
-    predictions = sum(n_scored(r) for side, indices in drawn for r in side.flat(indices))
-    for side, indices in drawn:
-        for chosen in side.shares(indices, tokens, place):
-            logits, _ = labelled_logits(model, collate(side.flat(chosen or indices[:1]), pad_id, device_of(model)))
+    predictions = sum(n_scored(r) for term, indices in drawn for r in term.flat(indices))
+    for term, indices in drawn:
+        for chosen in term.micro_batches(indices, tokens, group):
+            logits, _ = labelled_logits(model, collate(term.flat(chosen or indices[:1]), pad_id, device_of(model)))
             (sampled_nll(logits) * ((1 if chosen else 0) / predictions)).backward()
-    sum_gradients(optimizer, place)
+    sum_gradients(optimizer, group)
     optimizer.update_hessian(predictions=predictions)
     optimizer.zero_grad(set_to_none=True)
 
@@ -166,15 +162,15 @@ def sum_over_shards(model: nn.Module) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
-def sum_gradients(optimizer: torch.optim.Optimizer, place: Place) -> None:
+def sum_gradients(optimizer: torch.optim.Optimizer, group: ProcessGroup) -> None:
     """Sum over processes what sharding has not summed already. A parameter that no process's rows reach has none."""
-    for parameter in trained_parameters(optimizer) if place.world > 1 else ():
+    for parameter in trained_parameters(optimizer) if group.world_size > 1 else ():
         if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
             dist.all_reduce(parameter.grad)
 
 
 @torch.no_grad()
-def clip_norm(optimizer: torch.optim.Optimizer, largest: float | None, place: Place) -> float:
+def clip_norm(optimizer: torch.optim.Optimizer, largest: float | None, group: ProcessGroup) -> float:
     """Scale all gradients so that their global norm is at most `largest`; the norm before."""
     gradients = [p.grad for p in trained_parameters(optimizer) if p.grad is not None]
     whole = nn.utils.get_total_norm([g for g in gradients if not isinstance(g, DTensor)]).double()

@@ -1,99 +1,230 @@
-"""A run: target model → attribution → mask → unlearning → evaluation. This page is the table of contents.
+"""A run: target → attribution → mask → unlearning → evaluation. This page is the data flow, readable aloud.
 
-What each stage does and depends on is in `simu.stages`.
+What each stage computes, and from what alone, is in its file in `simu.stages`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from simu.config import RunConfig
+import torch
+
+from simu.config import STAGES, RunConfig
 from simu.dryrun import describe
+from simu.metrics.metric import row_metrics
+from simu.models.anatomy import anatomy
+from simu.models.load import Loaded
 from simu.report.summary import print_summary
-from simu.stages import Stages
+from simu.results import Results
+from simu.sharding import join
+from simu.stages import attribution, evaluation, mask, target, unlearning
+from simu.stages.artifact import Artifact, Context, Setup, do
 from simu.store import provenance
-from simu.store.files import digest, write_json
+from simu.store.cache import Cache
+from simu.tracking import Silent
+from simu.training import Training
+from simu.types import Evaluation, NeuronMask, Scores, Splits, UserError
 
 log = logging.getLogger("simu")
 
 
-def run(
-    cfg: RunConfig, config: dict[str, Any], folder: Path, overrides: list[str], labels: Mapping[str, str]
-) -> float | None:
-    """Do the stages in `cfg.stages`, fill the run's folder, return the aggregate after unlearning (None: none asked).
-
-    `config` is the composed config as plain values, `overrides` the command line, both for the record.
-    """
-    record = provenance.describe(config, digest(config), overrides)
-    write_json(folder / "provenance.json", record)
-    stages = Stages(cfg, folder)
-    stages.splits  # noqa: B018  data is read and checked before anything is opened or loaded
+def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping[str, str]) -> float | None:
+    """Do the stages in `cfg.stages` and fill the run's folder; the aggregate after unlearning (None: none asked)."""
+    record.write()
+    splits = read_rows(cfg)
     if cfg.dry_run:
-        print(describe(stages))
-        write_json(folder / "provenance.json", record | {"status": "dry run", "finished": provenance.now()})
+        print(describe(cfg, splits))
+        record.end("dry run")
         return None
     cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     if "evaluation" in cfg.stages:
         cfg.evaluator.check()
-    if stages.main:
-        stages.tracker = cfg.tracker.open(folder, config, _labels(cfg, labels))
+    group = join()
+    main = group is None or bool(group.is_main_process)
+    tracker = cfg.tracker.open(folder, record.switches, labels) if main else Silent()
+    context = Context(
+        cache=Cache(Path(cfg.cache_dir).expanduser()), device=device_of(cfg, group), group=group, tracker=tracker
+    )
+    results = Results(folder, tracker, main)
     try:
-        metrics = do(stages, cfg)
+        flow(cfg, splits, context, results)
     except BaseException:
-        stages.tracker.finish(exit_code=1)
+        tracker.finish(exit_code=1)
         raise
-    stages.tracker.finish()
-    record |= {"status": "completed", "finished": provenance.now(), "stages": stages.done, "mask": stages.counts}
-    write_json(folder / "provenance.json", record)
+    tracker.finish()
+    record.end("completed", stages=context.done, **results.noted)
+    if results.metrics and main:
+        print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark)
     log.info("run folder: %s", folder)
-    return metrics.get("aggregate")
+    return results.metrics.get("aggregate")
 
 
-def do(stages: Stages, cfg: RunConfig) -> dict[str, float]:
-    """The stages in order. Each pulls those it needs, so leaving one out of `cfg.stages` saves its artifacts only."""
-    metrics: dict[str, float] = {}
-    if "target" in cfg.stages:
-        stages.say_target()
-    if "evaluation" in cfg.stages:
-        metrics |= {f"original/{name}": value for name, value in stages.original.metrics.items()}
-    if "attribution" in cfg.stages:
-        stages.save_scores()
-    if "mask" in cfg.stages:
-        stages.save_mask()
-    if "unlearning" in cfg.stages:
-        stages.save_training()
-    if "evaluation" in cfg.stages:
-        metrics |= stages.unlearned.metrics
-        stages.save_evaluation(metrics)
-        if stages.main:
-            print_summary(metrics, cfg.method.name)
+def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> None:
+    """The stages in order. Those that are asked for leave their artifacts; others run only where these need them."""
+    asked, setup = set(cfg.stages), setup_of(cfg, splits, context)
+    trains = cfg.training.steps(len(splits.forget)) > 0
+    last = max(STAGES.index(stage) for stage in asked)
+    needed = set(STAGES if cfg.save_model else STAGES[: last + 1]) if trains else asked
+    before, chosen, scores = None, None, {}
+
+    taught = the_target(cfg, splits, setup, context)
+    if "evaluation" in asked:
+        reference = the_retain_only(cfg, splits, setup, context)
+        before = evaluated(cfg, splits, setup, context, taught, reference, "original")
+        results.save_original(before.load())
+    if "attribution" in needed and cfg.selection.reads_mask:
+        scores = {side: scored(cfg, splits, setup, context, taught, side) for side in sorted(cfg.mask.needs)}
+    if "mask" in needed and cfg.selection.reads_mask:
+        chosen = masked(cfg, context, scores).load()
+    unlearned = taught
+    if "unlearning" in needed and trains:
+        unlearned = unlearning_of(cfg, splits, setup, context, taught, chosen)
+    after = before
+    if before is not None and unlearned is not taught:
+        after = evaluated(cfg, splits, setup, context, unlearned, reference, cfg.method.name)
+
+    if "attribution" in asked:
+        results.save_scores({side: artifact.load() for side, artifact in scores.items()})
+    if "mask" in asked and chosen is not None:
+        results.save_mask(chosen, {side: artifact.load() for side, artifact in scores.items()}, cfg.mask)
+    if "unlearning" in asked:
+        results.save_training(unlearned)
+    if after is not None:
+        results.save_evaluation(after.load())
     if cfg.save_model:
-        stages.save_model()
-    return metrics
+        results.save_model(*unlearned.load())
 
 
-def record_failure(folder: Path, reason: str) -> None:
-    """Mark the run as failed, with a one-line reason, for sweeps and reports."""
-    path = folder / "provenance.json"
-    record = json.loads(path.read_text()) if path.is_file() else {"schema": provenance.SCHEMA}
-    with suppress(OSError):  # a full disk: what the run failed with is the thing to say
-        write_json(path, record | {"status": "failed", "reason": reason, "finished": provenance.now()})
+# ---- each stage with its inputs
 
 
-def _labels(cfg: RunConfig, labels: Mapping[str, str]) -> dict[str, str]:
-    """How a dashboard groups the run."""
-    group = labels.get("group") or f"{cfg.model.name}-{cfg.data.name}"
-    return {
-        "group": group,
-        "job_type": "run" if "evaluation" in cfg.stages else cfg.stages[-1],
-        "name": f"{cfg.model.name}-{cfg.data.name}-{cfg.method.name}-{cfg.seed}",
-        "method": cfg.method.name,
-        "data": cfg.data.name,
-        "model": cfg.model.name,
-        "seed": str(cfg.seed),
-    }
+def the_target(
+    cfg: RunConfig, splits: Splits, setup: Setup, context: Context, retain_only: bool = False
+) -> Artifact[Loaded]:
+    """A model that has memorised forget and retain rows (or the latter alone): published, or taught here."""
+    everything = target_rows(cfg, splits)
+    base = target.Base(model=cfg.model, data=cfg.data.name, vocabulary=everything)
+    if not retain_only and (source := cfg.model.published(cfg.data.name)) is not None:
+        log.info("%-24s %s, as published", "target", source)
+        return target.published(base, setup, context)
+    inputs = target.Inputs(
+        base=base,
+        recipe=cfg.model.target,
+        rows=target_rows(cfg, splits, retain_only),
+        setup=setup,
+        seed=cfg.seed,
+        checkpoint_every=cfg.training.checkpoint_every,
+    )
+    return do(target, inputs, context, "target (retain only)" if retain_only else "target")
+
+
+def scored(
+    cfg: RunConfig, splits: Splits, setup: Setup, context: Context, taught: Artifact[Loaded], side: str
+) -> Artifact[Scores]:
+    """Attribution of the forget rows, or of a sample of the retain rows of the same size."""
+    rows = splits.forget if side == "forget" else attribution.sample(splits.retain, len(splits.forget), cfg.seed)
+    inputs = attribution.Inputs(target=taught, attribution=cfg.attribution, rows=rows, setup=setup)
+    return do(attribution, inputs, context, f"attribution ({side})")
+
+
+def masked(cfg: RunConfig, context: Context, scores: Mapping[str, Artifact[Scores]]) -> Artifact[NeuronMask]:
+    """Which neurons train."""
+    parts = anatomy(cfg.model.skeleton(cfg.data.name, cfg.precision.dtype))
+    inputs = mask.Inputs(
+        mask=cfg.mask,
+        forget=scores.get("forget"),
+        retain=scores.get("retain"),
+        shape=(parts.n_layers, parts.d_model),
+    )
+    return do(mask, inputs, context, "mask")
+
+
+def unlearning_of(
+    cfg: RunConfig,
+    splits: Splits,
+    setup: Setup,
+    context: Context,
+    taught: Artifact[Loaded],
+    chosen: NeuronMask | None,
+) -> Artifact[Loaded]:
+    """Objective × optimizer × selection."""
+    inputs = unlearning.Inputs(
+        target=taught,
+        mask=chosen,
+        objective=cfg.objective,
+        optimizer=cfg.optimizer,
+        selection=cfg.selection,
+        training=cast(Training, cfg.training),
+        forget=splits.forget,
+        retain=splits.retain,
+        setup=setup,
+        seed=cfg.seed,
+    )
+    return do(unlearning, inputs, context, f"unlearning ({cfg.method.name})")
+
+
+def evaluated(
+    cfg: RunConfig,
+    splits: Splits,
+    setup: Setup,
+    context: Context,
+    model: Artifact[Loaded],
+    reference: Artifact[Evaluation] | None,
+    label: str,
+) -> Artifact[Evaluation]:
+    """What the evaluator says of a model."""
+    inputs = evaluation.Inputs(
+        model=model,
+        evaluator=cfg.evaluator,
+        data=splits.name,
+        rows=splits.evaluation,
+        metrics=row_metrics(),
+        reference=reference,
+        setup=setup,
+    )
+    return do(evaluation, inputs, context, f"evaluation ({label})")
+
+
+def the_retain_only(cfg: RunConfig, splits: Splits, setup: Setup, context: Context) -> Artifact[Evaluation] | None:
+    """Evaluation of a model that never saw the forget rows: forget_quality and the reference attack compare with it."""
+    if not cfg.retain_reference:
+        return None
+    taught = the_target(cfg, splits, setup, context, retain_only=True)
+    return evaluated(cfg, splits, setup, context, taught, None, "retain only")
+
+
+# ---- what every stage reads
+
+
+def read_rows(cfg: RunConfig) -> Splits:
+    """The data set, read and checked. Raises UserError for a side without rows."""
+    splits = cfg.data()
+    for name, rows in (("forget", splits.forget), ("retain", splits.retain)):
+        if not rows:
+            raise UserError(f"data={cfg.data.name}: the {name} set is empty; allowed is at least one row")
+    return splits
+
+
+def target_rows(cfg: RunConfig, splits: Splits, retain_only: bool = False) -> tuple[Any, ...]:
+    """What a target is taught. Background rows stand in for pre-training: only a model that had none learns them."""
+    background = splits.background if cfg.model.learns_background else ()
+    return (*(() if retain_only else splits.forget), *splits.retain, *background)
+
+
+def setup_of(cfg: RunConfig, splits: Splits, context: Context) -> Setup:
+    """Template (the data set's own before the model's), length and number formats."""
+    return Setup(
+        template=splits.template or cfg.model.template,
+        max_length=cfg.model.max_length,
+        precision=cfg.precision,
+        device=context.device.type,
+    )
+
+
+def device_of(cfg: RunConfig, group: Any) -> torch.device:
+    """What this process works on; a process of a group has its own."""
+    torch.backends.cuda.matmul.allow_tf32 = cfg.precision.tf32
+    return torch.device(group.device) if group and cfg.device == "auto" else cfg.torch_device()

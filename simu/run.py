@@ -1,207 +1,44 @@
-"""The entry point: config in → pipeline → score out. `python -m simu.run --help` lists slots and options.
-
-Exit status: 0 done; 1 a job of a sweep failed, or something unforeseen; 2 the user can mend it, said in one line.
-"""
+"""The entry point: compose → build → pipeline → score. `python -m simu.run --help` lists slots and options."""
 
 from __future__ import annotations
 
-import atexit
-import errno
-import json
-import logging
-import os
-import re
-import shutil
-import sys
-import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from simu.config import conf_dir
-from simu.types import UserError
-
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")  # our defaults over a plugin's; in workers too
-log = logging.getLogger("simu")
-
-SINGLE: list[Exception] = []
-"""What a single (not a sweep's) job failed with."""
+from simu.cli.guard import guarded, job_settings
+from simu.config import check_run, conf_dir, plain
 
 
+@guarded
 def job(config: DictConfig) -> float | None:
     """One composed config → one run folder → the aggregate score (None where nothing was evaluated)."""
-    from simu import pipeline  # torch and transformers load here, after Hydra has found the config to be well-formed
-    from simu.config import build_run, plain
+    check_run(config)  # plain mistakes are said before torch loads
+    from simu import pipeline
+    from simu.config import build_run, settings
+    from simu.presets import taken
+    from simu.store.provenance import Record
 
-    settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
-    overrides = list(settings.overrides.task)
-    if int(os.environ.get("RANK", "0")) > 0:
-        logging.disable(logging.INFO)
-    labels = {"group": str(settings.runtime.choices.get("sweep") or "")}
-    try:
-        cfg = build_run(config)
-        return pipeline.run(cfg, plain(config), folder, overrides, labels)
-    except Exception as error:
-        pipeline.record_failure(folder, one_line(error))
-        if settings.mode == RunMode.MULTIRUN:  # the other jobs go on; SweepStatus lists this one at the end
-            log.error("failed: %s", one_line(error), exc_info=not isinstance(error, UserError))
-            return float("nan")
-        SINGLE.append(error)  # raised by main: Hydra would print the overrides above it
-        return None
-
-
-class SweepStatus(Callback):
-    """Says at the end of a sweep which jobs failed and why."""
-
-    failed = 0
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        base = Path(config.hydra.sweep.dir)
-        records = {p.parent.name: {"reason": "ended before its first stage"} for p in base.glob("*/.hydra")}
-        records |= {p.parent.name: json.loads(p.read_text()) for p in base.glob("*/provenance.json")}
-        bad = {name: r for name, r in records.items() if r.get("status") != "completed"}
-        print(f"sweep: {len(records) - len(bad)} of {len(records)} jobs done in {base}", file=sys.stderr)
-        for name, record in sorted(bad.items()):
-            print(f"  failed {base / name}: {record.get('reason', 'killed')}", file=sys.stderr)
-        SweepStatus.failed = len(bad)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def explain(error: BaseException, overrides: list[str]) -> str | None:
-    """What is wrong with the command line, in one line; None where it is not the user's to mend."""
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import OmegaConfBaseException
-
-    if isinstance(error, UserError):
-        return one_line(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _unknown_option(error.missing_cfg_file, list(error.options or []))
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _refused(one_line(error), overrides)
-    if str(error).startswith("Config group override must be"):
-        return _bad_group_value(overrides)
-    if plugin := re.search(r"Unknown plugin class.*hydra_(joblib|submitit|ray)_launcher", str(error)):
-        extra = plugin[1].replace("submitit", "slurm")
-        return f'hydra/launcher: the extra `{extra}` is not installed; allowed after pip install -e ".[{extra}]"'
-    if "Could not detect" in str(error) and "srun" in str(error):
-        return "hydra/launcher=submitit_slurm: no srun on this machine; allowed without a cluster is submitit_local"
-    if no_room(error):
-        return (
-            f"no room to write ({one_line(error)[:200]}); free some in cache_dir (python -m simu.cache prune) or "
-            "hydra.run.dir: the same command goes on from the last checkpoint"
-        )
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
-    return None
-
-
-def no_room(error: BaseException) -> bool:
-    """A full disk, a spent quota or a limit on a file's size, as Python, safetensors and torch each say it."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(error, OSError):
-        return error.errno in full
-    numbers = "|".join(map(str, full))
-    return bool(
-        re.search(rf"\(os error ({numbers})\)|inline_container.*unexpected pos|PytorchStreamWriter failed", str(error))
-    )
-
-
-def _unknown_option(missing: str, options: list[str]) -> str:
-    from simu.config import nearest
-
-    slot, _, value = missing.rpartition("/")
-    allowed = f"; allowed: {', '.join(sorted(options))}" if options else ""
-    near = nearest(value, options)
-    hint = near.rstrip("?") if "did you mean" in near else ""
-    return f"{slot}={value}: no such option{hint}{allowed}" if slot else f"{missing}: no such config{allowed}"
-
-
-def _bad_group_value(overrides: list[str]) -> str | None:
-    """Hydra raises a bare ValueError for `method=null` and the like."""
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        options = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml")) if key else []
-        if options and value not in options:
-            return f"{override}: allowed is one of {', '.join(options)}"
-        if not key:
-            return f"{override}: allowed is key=value"
-    return None
-
-
-def _refused(message: str, overrides: list[str]) -> str:
-    """Hydra's message; for an unknown key, what the chosen option of its slot knows."""
-    from simu.config import nearest
-
-    message = message.partition(" See https://hydra.cc")[0]
-    if "LexerNoViableAlt" in message or "no viable alternative" in message:
-        return f"{message}; a value with other signs than letters stands in quotes: 'key=\"value\"'"
-    if not (found := re.search(r"Could not override '([^']+)'", message)):
-        return message
-    known, choices = _known(overrides)
-    parent, _, leaf = found[1].rpartition(".")
-    slot = next((s for s in (parent.replace(".", "/"), parent.partition(".")[0]) if choices.get(s)), None)
-    option = f" with {slot}={choices[slot]}" if slot else ""
-    beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent]
-    hint = re.sub("mean '", f"mean '{parent}." if parent else "mean '", nearest(leaf, beside or known))
-    said = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == found[1]), found[1])
-    return f"{said}: no such key{option}{hint}"
-
-
-def _known(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Every key and group of the run with the options that the command line chooses, and each slot's option."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    chosen = [o for o in overrides if "," not in o and (conf_dir() / o.lstrip("+").partition("=")[0]).is_dir()]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", overrides=chosen, return_hydra_config=True)
-    choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
-    found: list[str] = []
-
-    def walk(node: DictConfig, prefix: str) -> None:
-        for key in map(str, node):
-            found.append(f"{prefix}{key}")
-            inner = node._get_node(key)
-            if isinstance(inner, DictConfig) and not (inner._is_missing() or inner._is_none()):
-                walk(inner, f"{prefix}{key}.")
-
-    walk(config, "")
-    return [key for key in found if "_target_" not in key], choices
+    told = job_settings(config)
+    cfg, values = build_run(config), plain(config)
+    presets = taken(conf_dir(), told.options, values)
+    facts: dict[str, Any] = {
+        "benchmark": cfg.evaluator.benchmark,
+        "method": cfg.method.name,
+        "options": told.options,
+        "settings": settings(cfg, values),
+        "seeded": told.seeded,
+        "presets": presets,
+    }
+    record = Record(folder=told.folder, switches=values, command=told.overrides, facts=facts)
+    return pipeline.run(cfg, record, Path(told.folder), told.labels)
 
 
 def main() -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
-    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # argparse wants it first
-    if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
-        scratch = tempfile.mkdtemp(prefix="simu-")
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        sys.argv += [f"hydra.run.dir={scratch}", "hydra.output_subdir=null"]
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
-        if SINGLE:
-            raise SINGLE[0]
-    except KeyboardInterrupt:
-        print("simu: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if (line := explain(error, overrides)) is None:
-            raise
-        print(f"simu: {line}", file=sys.stderr)
-        sys.exit(2)
-    if SweepStatus.failed:
-        sys.exit(1)
+    from simu.cli.main import run_hydra
+
+    run_hydra(job)
 
 
 if __name__ == "__main__":

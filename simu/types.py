@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 IGNORE = -100  # the label of a token that is not scored, as torch.nn.functional.cross_entropy has it
@@ -120,3 +121,21 @@ class Evaluation:
     """Flat: aggregate, forget/exact_match, forget/n, forget/exact_match/ci_low, …/ci_high, mia/min_k, …"""
     rows: list[dict[str, object]] = field(default_factory=list)
     """generations.jsonl: id, split, prompt, answer, generated, scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Number formats. float64 is for checks."""
+
+    weights: Literal["float32", "bfloat16", "float64"]
+    """What the model's weights are held and multiplied in."""
+    master: bool
+    """Keep float32 masters and moments of what trains when the weights are bfloat16."""
+    tf32: bool
+    """Let CUDA matrix products of float32 use TF32."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[self.weights]

@@ -1,4 +1,4 @@
-"""Shared fixtures. Everything is offline; the real TOFU and LUME rows are read in place where they are to be had."""
+"""Shared fixtures. Everything is offline; published rows are read where they are to be had (benchmark_rows)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from benchmark_rows import folder
 from float64 import true_float64
 
 from simu.types import Example, Splits, Template
@@ -18,21 +19,15 @@ from simu.types import Example, Splits, Template
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
 
-DATA_DIR = Path(os.environ.get("SIMU_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
-
 
 @pytest.fixture(scope="session")
 def tofu_dir() -> Path:
-    if not (DATA_DIR / "tofu").is_dir():
-        pytest.skip(f"no TOFU rows in {DATA_DIR}/tofu (set SIMU_DATA_DIR)")
-    return DATA_DIR / "tofu"
+    return folder("tofu")
 
 
 @pytest.fixture(scope="session")
 def lume_dir() -> Path:
-    if not (DATA_DIR / "lume").is_dir():
-        pytest.skip(f"no LUME rows in {DATA_DIR}/lume (set SIMU_DATA_DIR)")
-    return DATA_DIR / "lume"
+    return folder("lume")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +43,7 @@ class Widened(TorchFunctionMode):
 def widened(cls: type[nn.Module]) -> type[nn.Module]:
     """A subclass of the same name, so that a model can be copied, whose forward runs under `Widened`."""
 
+    @wraps(cls.forward)  # whoever asks for its arguments is told
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with Widened():
             return cls.forward(self, *args, **kwargs)

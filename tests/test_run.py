@@ -271,11 +271,12 @@ def test_slurm_without_slurm_is_one_line(tmp_path):
 def test_broken_row_in_a_data_file(tmp_path, tofu_dir):
     for name in ("forget10", "retain90"):
         (tmp_path / f"{name}.jsonl").write_bytes((tofu_dir / f"{name}.jsonl").read_bytes())
+    last = len((tmp_path / "forget10.jsonl").read_text(encoding="utf-8").splitlines())
     with (tmp_path / "forget10.jsonl").open("a") as f:
         f.write('{"question": "x", broken\n')
     done = simu("data=tofu", f"data.path={tmp_path}", cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert re.search(r"forget10\.jsonl, row 401: broken JSON", done.stderr)
+    assert re.search(rf"forget10\.jsonl, row {last + 1}: broken JSON", done.stderr)
     assert len(done.stderr.splitlines()) <= 4
 
 

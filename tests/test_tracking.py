@@ -161,7 +161,11 @@ def test_dashboard_without_an_account_is_one_line(tmp_path, monkeypatch, capsys)
 def test_dashboard_has_a_panel_for_each_metric():
     pytest.importorskip("wandb_workspaces", reason="extra `dashboards` is not installed")
     from simu.dashboard import METRICS, STEPS, workspace
+    from simu.metrics.benchmarks import BENCHMARKS
+    from simu.report.columns import headed
 
     sections = {s.name: s.panels for s in workspace("someone", "simu").sections}
-    assert [p.title for p in sections["methods"]] == [*METRICS, "forgetting against retention"]
+    trades = [f"forgetting against retention: {benchmark.title}" for benchmark in BENCHMARKS.values()]
+    assert [p.title for p in sections["methods"]] == [*map(headed, METRICS), *trades]
+    assert {key for benchmark in BENCHMARKS.values() for key in benchmark.headline} == set(METRICS)
     assert [p.title for p in sections["training"]] == list(STEPS)

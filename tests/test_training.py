@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from simu.losses.forget.graddiff import GradDiff
+from simu.losses.retain.finetune import Finetune
 from torch.nn.functional import cross_entropy
 
 from simu.data.batching import Encoded, collate, pairing_table
-from simu.losses.forget.graddiff import GradDiff
-from simu.losses.retain.finetune import Finetune
 from simu.training import Training, train
 from simu.types import FieldError, Loss, UserError
 

@@ -2,8 +2,19 @@
 
 from simu.attribution.activation import Activation
 from simu.attribution.engine.planning import Plan, plan
+from simu.attribution.exact import neuron_attribution
 from simu.attribution.gradient import Gradient
-from simu.attribution.integrated import Integrated, count_samples, neuron_attribution
-from simu.data.batches import feed
+from simu.attribution.integrated import Integrated
+from simu.attribution.samples import count_samples
+from simu.data.batches import attribution_batches
 
-__all__ = ["Activation", "Gradient", "Integrated", "Plan", "count_samples", "feed", "neuron_attribution", "plan"]
+__all__ = [
+    "Activation",
+    "Gradient",
+    "Integrated",
+    "Plan",
+    "attribution_batches",
+    "count_samples",
+    "neuron_attribution",
+    "plan",
+]

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from torch import nn
 
-from simu.attribution.integrated import Batches, Objective, Position, Reduction, neuron_attribution
+from simu.attribution.engine.capture import Position
+from simu.attribution.engine.tail import Objective
+from simu.attribution.exact import Reduction, neuron_attribution
+from simu.attribution.samples import Batches
 from simu.data.batches import Tokens
-from simu.types import NeuronScores, require
+from simu.fields import KNOB, GiB, between, component
+from simu.types import NeuronScores
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Gradient:
     """Σ_i β_i · ∂L_i/∂β_i: the path integral cut to its end point. One backward pass gives every layer, exactly, since
     there the vector is the clean one whatever the layer."""
 
-    m: int = 1
+    m: Annotated[int, between(1, 4096), KNOB] = 1
     """Not read: there is one point, a = β."""
     objective: Objective = "log_prob"
     position: Position = "next_token"
     reduction: Reduction = "signed"
     tokens: Tokens = "answer"
-    batch_size: int = 16
-    """Rows of a micro-batch as the caller feeds them."""
-    max_memory: float | None = None
-    """GiB for everything; None: what `simu.attribution.plan` says."""
-
-    def __post_init__(self) -> None:
-        require(self.m >= 1, "m", self.m, "m ≥ 1")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "batch_size ≥ 1")
-        require(self.max_memory is None or self.max_memory > 0, "max_memory", self.max_memory, "GiB > 0, or null")
+    batch_size: Annotated[int, between(1, 65536)] = 16
+    """Rows of a micro-batch as the caller gives them. Changes scores by rounding alone."""
+    max_memory: GiB | None = None
+    """For everything; None: what `simu.attribution.plan` says. Changes scores by rounding alone."""
 
     def __call__(
         self, model: nn.Module, batches: Batches, *, groups: int | None = None, checkpoint: str | Path | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -10,29 +11,43 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from simu.store.cache import INPUTS, _files, _seconds, faults
+from simu.store.cache import ASIDE, FILES, INPUTS, faults, files_of, unused
 
 
 def entries(root: Path) -> Iterator[Path]:
-    """Every finished stage below `root`."""
-    for inputs in sorted(root.glob(f"*/*/{INPUTS}")):
-        if not inputs.parent.name.endswith(".partial"):
-            yield inputs.parent
+    """Every stage below `root` that was finished, damaged ones too."""
+    for folder in sorted(root.glob("*/*")):
+        marked = any(os.path.lexists(folder / name) for name in (INPUTS, FILES))
+        if folder.is_dir() and marked and folder.suffix not in ASIDE:
+            yield folder
+
+
+def left_aside(root: Path) -> Iterator[Path]:
+    """Work that was not finished, and damaged entries that were moved aside."""
+    yield from (folder for suffix in ASIDE for folder in sorted(root.glob(f"*/*{suffix}")) if folder.is_dir())
 
 
 def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return sum(p.lstat().st_size for p in folder.rglob("*") if not p.is_dir())
+
+
+def _seconds(folder: Path) -> str:
+    try:
+        return f"{float(json.loads((folder / INPUTS).read_text())['seconds']):8.1f} s to compute"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"damaged: {faults(folder) or 'no time recorded'}"
 
 
 def _ls(root: Path, _: argparse.Namespace) -> int:
-    found = list(entries(root))
+    found, aside = list(entries(root)), list(left_aside(root))
     for folder in found:
         age = (time.time() - folder.stat().st_mtime) / 86400
-        print(
-            f"{folder.parent.name:<12} {folder.name}  {_size(folder) / 2**20:9.2f} MiB  {age:6.1f} days  "
-            f"{_seconds(folder):8.1f} s to compute"
-        )
-    print(f"{len(found)} stages, {sum(map(_size, found)) / 2**20:.1f} MiB in {root}")
+        size = _size(folder) / 2**20
+        print(f"{folder.parent.name:<12} {folder.name}  {size:9.2f} MiB  {age:6.1f} days  {_seconds(folder)}")
+    for folder in aside:
+        print(f"{folder.parent.name:<12} {folder.name}  {_size(folder) / 2**20:9.2f} MiB")
+    more = f", {len(aside)} unfinished or moved aside" if aside else ""
+    print(f"{len(found)} stages, {sum(map(_size, found)) / 2**20:.1f} MiB in {root}{more}")
     return 0
 
 
@@ -42,31 +57,35 @@ def _show(root: Path, args: argparse.Namespace) -> int:
         print(f"simu.cache: no stage whose digest starts with {args.digest!r} in {root}", file=sys.stderr)
         return 2
     for folder in matches:
-        print(f"{folder}\n{(folder / INPUTS).read_text()}")
-        print("\n".join(f"{p.stat().st_size:>12}  {p.relative_to(folder)}" for p in _files(folder)))
+        inputs = folder / INPUTS
+        print(f"{folder}\n{inputs.read_text() if inputs.is_file() else f'{INPUTS} is missing'}")
+        print("\n".join(f"{p.lstat().st_size:>12}  {p.relative_to(folder)}" for p in files_of(folder)))
     return 0
 
 
 def _verify(root: Path, _: argparse.Namespace) -> int:
-    bad = [(f, fault) for f in entries(root) if (fault := faults(f))]
+    found = list(entries(root))
+    bad = [(f, fault) for f in found if (fault := faults(f))]
     for folder, fault in bad:
         print(f"{folder.parent.name}/{folder.name}: {fault}")
-    print(f"{len(list(entries(root)))} stages read, {len(bad)} damaged (a run computes those again)")
+    print(f"{len(found)} stages read, {len(bad)} damaged (a run computes those again)")
     return 1 if bad else 0
 
 
 def _prune(root: Path, args: argparse.Namespace) -> int:
     limit = time.time() - args.days * 86400
-    doomed = [
-        f for f in entries(root) if f.stat().st_mtime < limit and (args.stage is None or f.parent.name == args.stage)
-    ]
-    doomed += [p for p in root.glob("*/*.partial") if p.stat().st_mtime < limit]
-    freed = sum(map(_size, doomed))
-    for folder in doomed:
-        print(f"{'would remove' if args.dry_run else 'removed'} {folder.parent.name}/{folder.name}")
-        if not args.dry_run:
-            shutil.rmtree(folder)
-    print(f"{len(doomed)} folders, {freed / 2**20:.1f} MiB {'would be freed' if args.dry_run else 'freed'}")
+    old = [f for f in (*entries(root), *left_aside(root)) if f.stat().st_mtime <= limit]
+    freed, removed = 0, 0
+    for folder in (f for f in old if args.stage in (None, f.parent.name)):
+        with unused(folder) as free:
+            if not free:
+                print(f"left {folder.parent.name}/{folder.name}: a run works with it")
+                continue
+            freed, removed = freed + _size(folder), removed + 1
+            print(f"{'would remove' if args.dry_run else 'removed'} {folder.parent.name}/{folder.name}")
+            if not args.dry_run:
+                shutil.rmtree(folder)
+    print(f"{removed} folders, {freed / 2**20:.1f} MiB {'would be freed' if args.dry_run else 'freed'}")
     return 0
 
 
@@ -84,13 +103,13 @@ def main(argv: list[str] | None = None) -> int:
     show.add_argument("digest", help="the beginning of a digest, from ls")
     show.set_defaults(run=_show)
     commands.add_parser("verify", help="read every file and compare its hash").set_defaults(run=_verify)
-    prune = commands.add_parser("prune", help="remove what was computed long ago")
+    prune = commands.add_parser("prune", help="remove what was computed long ago and no run works with")
     prune.add_argument("--days", type=float, default=30.0, help="older than this many days (default 30)")
     prune.add_argument("--stage", help="only this stage, e.g. unlearning")
     prune.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
     prune.set_defaults(run=_prune)
     args = parser.parse_args(argv)
-    if not args.dir.is_dir():
+    if not args.dir.expanduser().is_dir():
         print(f"simu.cache: no cache in {args.dir}; give its folder with --dir", file=sys.stderr)
         return 2
-    return int(args.run(args.dir, args))
+    return int(args.run(args.dir.expanduser(), args))

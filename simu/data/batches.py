@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from simu.data.batching import collate, encode_examples, prompt_ids
+from simu.data.batching import collate, encode_examples, pad_id, prompt_ids
 from simu.types import Example, Template
 
 Tokens = Literal["answer", "template"]
 """Which tokens are scored: answer and EOS, or the template's tags too."""
 
 
-def feed(
+def attribution_batches(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     examples: Sequence[Example],
@@ -34,11 +34,10 @@ def feed(
     rows = encode_examples(tokenizer, template, examples, max_length)
     names = sorted({e.group for e in examples})
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     batches: list[dict[str, Tensor]] = []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch: dict[str, Tensor] = {**collate([rows[i] for i in chosen], int(pad), device)}  # type: ignore[dict-item]
+        batch: dict[str, Tensor] = {**collate([rows[i] for i in chosen], pad_id(tokenizer), device)}  # type: ignore[dict-item]
         batch["group"] = torch.tensor([names.index(examples[i].group) for i in chosen], device=device)
         if tokens == "template":
             batch["template"] = torch.zeros_like(batch["labels"])

@@ -29,6 +29,12 @@ class Encoded:
         return len(self.prompt) + len(self.answer)
 
 
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What fills a batch up. Any id does, as padding is known by position: pad, else EOS, else 0."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(i) for i in ids if isinstance(i, int)), 0)
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a prompt with the tokenizer's own opening tokens (BOS) and never a closing one."""
     ids = list(tokenizer(text).input_ids)

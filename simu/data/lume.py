@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from simu.data.rows import Row, file_in, numbered, preflight, read_jsonl, unreachable
+from simu.data.rows import Row, file_in, numbered, read_jsonl
+from simu.fields import Count, between, component
+from simu.store.hub import check_data_set, unreachable_data_set
 from simu.types import Example, Splits, Template, UserError, require
 
 REPOSITORY = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
@@ -44,7 +45,7 @@ def _split(row_id: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Lume:
     """Forget and retain rows of one fold, and a membership set.
 
@@ -61,13 +62,13 @@ class Lume:
     """Which task's rows of the fold are forgotten; retain rows are those of every task."""
     fold: Literal["train", "validation", "heldout", "all"] = "heldout"
     """heldout is the paper's (1094 forget and 1052 retain rows)."""
-    forget_offset: int = 0
+    forget_offset: Annotated[int, between(0, 2)] = 0
     """Folds before `fold` in train, validation, heldout: a search takes the rows of another fold than the shown run."""
-    forget_rows: int | None = None
+    forget_rows: Count | None = None
     """A subset of about N rows: whole documents, in the fold's own proportions of tasks."""
-    retain_rows: int | None = None
+    retain_rows: Count | None = None
     """As forget_rows."""
-    evaluation_rows: int | None = None
+    evaluation_rows: Count | None = None
     """The first N rows of every evaluation split only."""
     seam: Literal["space", "official"] = "space"
     """Between input and output: one space, or nothing as the official evaluator has it."""
@@ -86,9 +87,6 @@ class Lume:
             self.forget_offset,
             f"0 to {last} with fold={self.fold}: folds before it in {', '.join(FOLDS)}",
         )
-        for field in ("forget_rows", "retain_rows", "evaluation_rows"):
-            value = getattr(self, field)
-            require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
         for field in ("mia_member_file", "mia_nonmember_file"):
             value = getattr(self, field)
             require(
@@ -157,11 +155,11 @@ def fetch() -> Path:
     that the task's organisers document; the set may ask for a token."""
     from huggingface_hub import snapshot_download
 
-    preflight(REPOSITORY)
+    check_data_set(REPOSITORY)
     try:
         return Path(snapshot_download(REPOSITORY, repo_type="dataset", allow_patterns=["data/*", "mia_data/*"]))
     except Exception as error:  # network, gating, cache: the client raises a dozen kinds
-        raise unreachable(REPOSITORY, error) from error
+        raise unreachable_data_set(REPOSITORY, error) from error
 
 
 def read_side(folder: Path, side: str) -> Rows:

@@ -1,17 +1,20 @@
-"""Rows from JSON Lines, Parquet or the hub, checked field by field: a bad row is an error that names file and row.
+"""Rows from JSON Lines, Parquet or the hub, checked field by field: a bad row is an error that names file and row; and
+a digest of what rows say.
 
 Nothing is dropped, and nothing is converted: `datasets` would load a column of mixed types silently.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from simu.types import UserError
+from simu.store.files import canonical
+from simu.types import Example, UserError
 
 Percent = Literal["01", "05", "10", 1, 5, 10]
 """Share of the authors to forget. Numbers too: `data.forget=10` on the command line is one, `data.forget=05` a text."""
@@ -98,28 +101,12 @@ def file_in(folder: Path, name: str) -> Path:
     return path
 
 
-def preflight(repository: str) -> None:
-    """Fail within seconds, in one line, where the hub does not serve a data set (its client alone takes up to minutes).
+def digest(rows: Iterable[Example]) -> str:
+    """SHA-256 (hex) of the rows' fields, in order, as canonical JSON: the cache's key for data.
 
-    With HF_HUB_OFFLINE=1 nothing is asked: the loader then reads the local cache or fails at once.
+    Paths and modification times do not enter it. The order of rows does, since training sees it.
     """
-    from huggingface_hub import HfApi, constants
-
-    if constants.HF_HUB_OFFLINE:
-        return
-    try:
-        HfApi().dataset_info(repository, timeout=5)
-    except Exception as error:  # the client raises a dozen kinds; each means the same to the user
-        raise unreachable(repository, error) from error
-
-
-def unreachable(repository: str, error: Exception) -> UserError:
-    """One line for whatever the hub client raised."""
-    from huggingface_hub import constants
-
-    why = "HF_HUB_OFFLINE=1 and it is not in the local cache" if constants.HF_HUB_OFFLINE else type(error).__name__
-    instead = "" if constants.HF_HUB_OFFLINE else ", HF_TOKEN for a gated set, or HF_HUB_OFFLINE=1 for a cached one"
-    return UserError(
-        f"data.path=null: {repository} cannot be had from the hub ({why}); "
-        f"pass a local folder (data.path=/path/to/folder){instead}"
-    )
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(canonical(asdict(row)).encode() + b"\n")
+    return sha.hexdigest()

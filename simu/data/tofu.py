@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-from simu.data.rows import Percent, Row, file_in, numbered, preflight, read_jsonl, unreachable
+from simu.data.rows import Percent, Row, file_in, numbered, read_jsonl
+from simu.fields import Count, between, component
+from simu.store.hub import check_data_set, unreachable_data_set
 from simu.types import Example, Splits, UserError, require
 
 REPOSITORY = "locuslab/TOFU"
@@ -21,7 +24,7 @@ EVALUATED_RETAIN_ROWS = 400
 Examples = tuple[Example, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Tofu:
     """Rows to forget, to retain and to evaluate on, with paraphrased and perturbed answers joined to them.
 
@@ -33,12 +36,12 @@ class Tofu:
     """A folder with one JSON Lines file a hub configuration (forget10.jsonl, …); None: the hub's locuslab/TOFU."""
     forget: Percent = "10"
     """Percent of the authors to forget: 40, 200 or 400 rows."""
-    forget_offset: int = 0
+    forget_offset: Annotated[int, between(0, 89)] = 0
     """Forget sets between the forgotten rows and the end of the full set: a search forgets others than the shown run.
     Such rows have no paraphrased or perturbed answers, so no truth ratio and no choice accuracy."""
-    retain_rows: int | None = None
+    retain_rows: Count | None = None
     """The first N retain rows only, for training and evaluation alike: a subset for slow machines."""
-    evaluation_rows: int | None = None
+    evaluation_rows: Count | None = None
     """The first N rows of every evaluation split only."""
 
     def __post_init__(self) -> None:
@@ -49,13 +52,10 @@ class Tofu:
             self.forget_offset,
             f"0 to {last} with forget={self.forget}: what retain is evaluated on is not forgotten",
         )
-        for field in ("retain_rows", "evaluation_rows"):
-            value = getattr(self, field)
-            require(value is None or value >= 1, field, value, "a count ≥ 1, or null for all")
 
     def __call__(self) -> Splits:
         if self.path is None:
-            preflight(REPOSITORY)
+            check_data_set(REPOSITORY)
         percent = int(self.forget)
         forget_name, retain_name, holdout_name = f"forget{percent:02}", f"retain{100 - percent}", f"holdout{percent:02}"
         retain = pairs(self._read(retain_name), retain_name)
@@ -90,7 +90,7 @@ def read_hub(configuration: str) -> list[Row]:
     try:
         rows = load_dataset(REPOSITORY, configuration, split="train")
     except Exception as error:  # network, gating, cache: the loader raises a dozen kinds
-        raise unreachable(REPOSITORY, error) from error
+        raise unreachable_data_set(REPOSITORY, error) from error
     return numbered(rows, f"{REPOSITORY} {configuration}")
 
 

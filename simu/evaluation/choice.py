@@ -1,37 +1,18 @@
-"""choice_accuracy: which of several answers is a generation nearest to? (SOUL's "accuracy", src/metrics/Tofu.py)"""
+"""How near a generation is to each of several answers: what choice_accuracy compares (simu/metrics/choice.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from simu.metrics.text import rouge_l_f1
-from simu.models.load import preflight
+from simu.store.hub import check_model
 from simu.types import UserError
 
-Scorer = Literal["embedding", "rouge_l", "likelihood"]
 Similarities = Callable[[list[str], list[tuple[str, ...]]], list[list[float]]]
 """Generations [n] and each one's candidate answers, the right one first → similarities, candidate by candidate."""
 WITHOUT = "choose evaluator.choice_scorer=rouge_l, likelihood or none"
-
-
-def choice_point(similarities: Sequence[float], shared: bool = True) -> float:
-    """1 where the first candidate is the nearest. A tie of c candidates gives 1/c: what drawing among them would give.
-
-    Without `shared`, a tie counts as right, as SOUL has it (`max(scores) == scores[0]`).
-    """
-    best = max(similarities)
-    if similarities[0] < best:
-        return 0.0
-    return 1 / sum(s == best for s in similarities) if shared else 1.0
-
-
-def rouge_similarities(generated: list[str], candidates: list[tuple[str, ...]]) -> list[list[float]]:
-    """ROUGE-L F1 between generation and candidate: offline, no other model."""
-    return [[rouge_l_f1(c, g) for c in options] for g, options in zip(generated, candidates, strict=True)]
 
 
 def check_embedding(model: str) -> None:
@@ -44,7 +25,7 @@ def check_embedding(model: str) -> None:
             f"'embedding', or {WITHOUT}"
         ) from error
     try:
-        preflight(model, "evaluator.embedding_model")
+        check_model(model, "evaluator.embedding_model")
     except UserError as error:
         raise UserError(f"{error}; or {WITHOUT}") from error
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from simu.inference.engine import Pair
+from simu.inference.generate import Generation
+from simu.inference.likelihood import TokenScores
 from simu.metrics.collect import Figures
+from simu.metrics.evidence import TextEvidence, TokenEvidence, row_scores
+from simu.metrics.metric import Metric
 from simu.types import Evaluation, Example, Splits, UserError
 
 log = logging.getLogger(__name__)
@@ -21,6 +26,11 @@ class Row:
     """None where nothing was generated (holdout rows)."""
     extra: dict[str, object] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
+
+    question: bool = True
+    """False: its prompt is the beginning of a text (LUME)."""
+    short: bool = False
+    """Whether its answer is a few words (world facts, real authors)."""
 
     @property
     def pair(self) -> Pair:
@@ -40,9 +50,42 @@ class Row:
         }
 
 
-def rows_of(splits: Splits, names: Sequence[str]) -> list[Row]:
-    """The evaluation rows of the named splits, in that order; a split that the data lack has none."""
-    return [Row(example=e, split=name) for name in names for e in splits.evaluation.get(name, ())]
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """The metric table's row metrics, as one benchmark asks for them."""
+
+    metrics: Sequence[Metric]
+    benchmark: str
+    compat: str = "none"
+
+    def text(self, row: Row, generation: Generation, partial: bool = False) -> None:
+        """Put into `row.scores` what its generated text scores. `partial`: see `simu.metrics.evidence.row_scores`."""
+        evidence = TextEvidence(generation=generation, **self._common(row))
+        row.scores |= row_scores(self.metrics, "text", evidence, partial=partial)
+
+    def tokens(self, row: Row, scores: TokenScores) -> None:
+        """Put into `row.scores` what its answer's likelihood scores, and how many tokens that is."""
+        row.scores |= row_scores(self.metrics, "tokens", TokenEvidence(scores=scores, **self._common(row)))
+        row.scores["n_tokens"] = len(scores)
+
+    def _common(self, row: Row) -> dict[str, Any]:
+        of_row = {"split": row.split, "example": row.example, "question": row.question, "short": row.short}
+        return {"benchmark": self.benchmark, "compat": self.compat, **of_row}
+
+
+def rows_of(
+    splits: Splits,
+    names: Sequence[str],
+    *,
+    is_question: Callable[[Example], bool] = lambda _: True,
+    short: Collection[str] = (),
+) -> list[Row]:
+    """The evaluation rows of the named splits, in that order; a split that the data lack has none.
+
+    `short`: splits whose answers are a few words.
+    """
+    found = [(name, e) for name in names for e in splits.evaluation.get(name, ())]
+    return [Row(example=e, split=name, question=is_question(e), short=name in short) for name, e in found]
 
 
 def add_means(figures: Figures, group: str, rows: Sequence[Row], leave: Collection[str] = ()) -> None:

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
-from scipy.stats import ks_2samp
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simu.evaluation.choice import (
-    Scorer,
-    Similarities,
-    check_embedding,
-    choice_point,
-    embedding_similarities,
-    rouge_similarities,
-)
-from simu.evaluation.rows import Row, add_means, all_there, reference_scores, rows_of
-from simu.inference.engine import Inference, Pair
+from simu.data.batching import Encoded
+from simu.evaluation.choice import Similarities, check_embedding, embedding_similarities
+from simu.evaluation.rows import Row, Scorer, add_means, all_there, reference_scores, rows_of
+from simu.fields import Count, PositiveShare, Seed, above, between, component
+from simu.inference.engine import Inference, Pair, Settings
 from simu.inference.generate import Generation
+from simu.inference.gradient import gradient_norms
 from simu.inference.likelihood import TokenScores
 from simu.inference.modes import device_of, pad_id
 from simu.metrics import likelihood as of
 from simu.metrics import membership as mia
-from simu.metrics import text as tx
+from simu.metrics.aggregates import harmonic_mean, paper_aggregate
+from simu.metrics.choice import choice_point, rouge_similarities
 from simu.metrics.collect import Figures
-from simu.metrics.overforgetting import distinct_n, text_scores
+from simu.metrics.metric import row_metrics
+from simu.metrics.overforgetting import distinct_n
 from simu.types import Evaluation, Splits, Template, require
 
 log = logging.getLogger(__name__)
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "grad_norm", "soul_compat"]
+ChoiceScorer = Literal["none", "embedding", "rouge_l", "likelihood"]
 
 GENERATED = ("forget", "retain", "world_facts", "real_authors")
 SHORT = ("world_facts", "real_authors")
@@ -44,7 +41,7 @@ STORED = ("n_tokens", "truth_ratio_raw")
 """Row scores that are kept for other uses, not averaged."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class TofuEvaluator:
     """Generation, likelihood and membership metrics of every split present, and the paper's aggregate.
 
@@ -53,28 +50,25 @@ class TofuEvaluator:
     out, with a warning.
     """
 
-    max_new_tokens: int = 200
-    max_batch_tokens: int = 16384
+    benchmark: ClassVar[str] = "qa"
+
+    max_new_tokens: Annotated[int, between(1, 1_048_576)] = 200
+    max_batch_tokens: Count = 16384
+    """Not a KNOB: texts are the same for any budget, but likelihoods move by what rounding a batch's shape brings."""
     strict: bool = False
     compat: Literal["none", "soul", "open_unlearning"] = "none"
-    choice_scorer: Literal["none", Scorer] = "rouge_l"
+    choice_scorer: ChoiceScorer = "rouge_l"
     embedding_model: str = "sentence-transformers/paraphrase-MiniLM-L6-v2"
     truth_ratio: bool = True
     attacks: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
-    mia_k: float = 0.2
+    mia_k: PositiveShare = 0.2
     aggregate_em: Literal["exact_match", "choice_accuracy"] = "exact_match"
     aggregate_mia: Attack = "min_k"
-    bootstrap: int = 1000
-    bootstrap_seed: int = 0
-    confidence: float = 0.95
+    bootstrap: Annotated[int, between(0, 1_000_000)] = 1000
+    bootstrap_seed: Seed = 0
+    confidence: Annotated[float, above(0, 0.9999)] = 0.95
 
     def __post_init__(self) -> None:
-        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "≥ 1")
-        require(self.max_batch_tokens >= 1, "max_batch_tokens", self.max_batch_tokens, "≥ 1")
-        require(0 < self.mia_k <= 1, "mia_k", self.mia_k, "0 < mia_k ≤ 1")
-        require(self.bootstrap >= 0, "bootstrap", self.bootstrap, "≥ 0 (0: no intervals)")
-        require(self.bootstrap_seed >= 0, "bootstrap_seed", self.bootstrap_seed, "≥ 0")
-        require(0 < self.confidence < 1, "confidence", self.confidence, "0 < confidence < 1")
         known = set(get_args(Attack))
         require(set(self.attacks) <= known, "attacks", self.attacks, f"a list of {', '.join(sorted(known))}")
         require(
@@ -109,20 +103,11 @@ class TofuEvaluator:
         """Evaluate one model. `reference`: the evaluation of a model that never saw the forget rows (an Evaluation, or
         rows of a generations.jsonl): with it come forget_quality and the reference attack. `checkpoint`: a folder that
         keeps finished batches of generation, so that a killed call goes on where it was."""
-        ask = Inference(
-            model=model,
-            tokenizer=tokenizer,
-            template=template,
-            max_length=max_length,
-            max_new_tokens=self.max_new_tokens,
-            max_batch_tokens=self.max_batch_tokens,
-            strict=self.strict,
-            checkpoint=checkpoint,
-            score_eos=self.compat != "soul",
-        )
+        settings = Settings(self.max_new_tokens, self.max_batch_tokens, self.strict, score_eos=self.compat != "soul")
+        ask = Inference(model, tokenizer, template, settings, max_length, checkpoint)
         embedding = self.choice_scorer == "embedding"
         embed = embedding_similarities(self.embedding_model, device_of(model)) if embedding else None
-        rows = rows_of(splits, (*GENERATED, HOLDOUT))
+        rows = rows_of(splits, (*GENERATED, HOLDOUT), short=SHORT)
         texts = ask.answers(self._pairs_to_generate(rows))
         tokens = ask.likelihoods(self._pairs_to_score(rows))
         self._score_texts(rows, texts)
@@ -138,15 +123,15 @@ class TofuEvaluator:
         figures = Figures(bootstrap=self.bootstrap, seed=self.bootstrap_seed, confidence=self.confidence)
         for split in dict.fromkeys(row.split for row in rows):
             add_means(figures, split, [row for row in rows if row.split == split], leave=STORED)
-            said = [texts[row.pair].ids for row in rows if row.split == split and row.pair in texts]
-            for n in (1, 2) if said else ():
-                figures.metrics[f"{split}/distinct_{n}"] = distinct_n(said, n)
+            ids = [texts[row.pair].ids for row in rows if row.split == split and row.pair in texts]
+            for n in (1, 2) if ids else ():
+                figures.metrics[f"{split}/distinct_{n}"] = distinct_n(ids, n)
         self._membership(ask, figures, rows)
         self._truth_over_splits(figures, rows, reference)
         em, rouge = self.aggregate_em, "rouge_l_recall"
         parts = [f"forget/{em}", f"forget/{rouge}", f"mia/{self.aggregate_mia}", f"retain/{em}", f"retain/{rouge}"]
         if all_there(figures, "aggregate", parts):
-            figures.combine("aggregate", parts, lambda p: of.paper_aggregate(*p))
+            figures.combine("aggregate", parts, lambda p: paper_aggregate(*p))
         return Evaluation(metrics=figures.metrics, rows=[row.record() for row in rows])
 
     # --- what the model is asked, all at once: each unique pair one row of one plan ---------------------------------
@@ -173,28 +158,22 @@ class TofuEvaluator:
     # --- row scores ------------------------------------------------------------------------------------------------
 
     def _score_texts(self, rows: Sequence[Row], texts: Mapping[Pair, Generation]) -> None:
+        scorer = self._scorer()
         for row in (row for row in rows if row.split != HOLDOUT):
-            made, answer = texts[row.pair], row.example.answer
-            row.generated = made.text
-            row.scores["exact_match"] = tx.exact_match(answer, made.text)
-            row.scores["rouge_l_recall"] = tx.rouge_l_recall(answer, made.text)
-            if row.split in SHORT:
-                row.scores["contains_answer"] = tx.contains_answer(answer, made.text)
-            row.scores |= text_scores(made)
+            row.generated = texts[row.pair].text
+            scorer.text(row, texts[row.pair])
 
     def _score_tokens(self, rows: Sequence[Row], tokens: Mapping[Pair, TokenScores]) -> None:
         """Scores of the answers' likelihoods, the membership scores that need nothing else among them."""
-        drop = self.compat == "open_unlearning"
+        scorer, drop = self._scorer(), self.compat == "open_unlearning"
         for row in rows:
-            scores = tokens[row.pair]
-            row.scores["probability"] = of.probability(scores)
-            row.scores["token_accuracy"] = of.token_accuracy(scores, drop_last=drop)
-            row.scores["extraction_strength"] = of.extraction_strength(scores, drop_last=drop)
-            row.scores["mean_nll"] = scores.mean_nll
-            row.scores["n_tokens"] = len(scores)
+            scores, answer = tokens[row.pair], row.example.answer
+            scorer.tokens(row, scores)
             if row.split in ("forget", HOLDOUT):
-                answer = row.example.answer
                 row.scores |= mia.likelihood_scores(scores, answer, self.attacks, self.mia_k, drop_last=drop)
+
+    def _scorer(self) -> Scorer:
+        return Scorer(metrics=row_metrics(), benchmark=self.benchmark, compat=self.compat)
 
     def _score_truth(self, rows: Sequence[Row], tokens: Mapping[Pair, TokenScores]) -> None:
         """Truth ratio, and the probability of a short answer among its options."""
@@ -215,9 +194,9 @@ class TofuEvaluator:
 
     def _choose_by_text(self, rows: Sequence[Row], texts: Mapping[Pair, Generation], similar: Similarities) -> None:
         asked = list(filter(is_choice, rows))
-        said = [texts[choices(row)[0]].text for row in asked]
-        near = similar(said, [tuple(pair.answer for pair in choices(row)) for row in asked])
-        for row, text, found in zip(asked, said, near, strict=True):
+        generated = [texts[choices(row)[0]].text for row in asked]
+        near = similar(generated, [tuple(pair.answer for pair in choices(row)) for row in asked])
+        for row, text, found in zip(asked, generated, near, strict=True):
             row.extra["generated_paraphrased"] = text
             row.scores["choice_accuracy"] = choice_point(found, shared=self.compat != "soul")
 
@@ -230,9 +209,14 @@ class TofuEvaluator:
                 for row, nll in zip(asked, theirs, strict=True):
                     row.scores["mia_reference"] = nll - row.scores["mean_nll"]
             if "grad_norm" in self.attacks:
-                encoded = [ask.encoded(row.pair) for row in asked]
-                for row, norm in zip(asked, mia.grad_norms(ask.model, encoded, pad_id(ask.tokenizer)), strict=True):
-                    row.scores["mia_grad_norm"] = norm
+                encoded = [self._without_last(ask.encoded(row.pair)) for row in asked]
+                norms = gradient_norms(ask.model, encoded, pad_id(ask.tokenizer))
+                for row, norm in zip(asked, norms, strict=True):
+                    row.scores["mia_grad_norm"] = -norm
+
+    def _without_last(self, row: Encoded) -> Encoded:
+        """open-unlearning leaves the last labelled token (EOS) out; as no later label reads it, out of the input."""
+        return Encoded(row.prompt, row.answer[:-1]) if self.compat == "open_unlearning" else row
 
     # --- metrics over rows -----------------------------------------------------------------------------------------
 
@@ -250,8 +234,8 @@ class TofuEvaluator:
         by_split: dict[str, list[float]] = {}
         for split in ("forget", "real_authors", "world_facts"):
             asked = [row for row in rows if row.split == split]
-            encoded = [ask.whole(whole_text(ask.template, row), row.example.id) for row in asked]
-            found = ask.score(encoded, [row.example.id for row in asked])
+            texts = [whole_text(ask.template, row) for row in asked]
+            found, _ = ask.documents(texts, [row.example.id for row in asked])
             by_split[split] = [mia.min_k(scores, self.mia_k) for scores in found]
             for row, score in zip(asked, by_split[split], strict=True):
                 row.scores["mia_soul_compat"] = score
@@ -274,11 +258,11 @@ class TofuEvaluator:
         else:
             theirs = reference_scores(reference, "forget", "truth_ratio_raw", forget) if reference is not None else []
         if ours and theirs:
-            figures.metrics["forget_quality"] = float(ks_2samp(ours, theirs).pvalue)
+            figures.metrics["forget_quality"] = of.forget_quality(ours, theirs)
         likely = {split: "probability_normalised" if split in SHORT else "probability" for split in UTILITY}
         parts = [f"{split}/{name}" for split in UTILITY for name in (likely[split], "rouge_l_recall", "truth_ratio")]
         if self.compat != "soul" and all_there(figures, "model_utility", parts):
-            figures.combine("model_utility", parts, of.harmonic_mean)
+            figures.combine("model_utility", parts, harmonic_mean)
 
 
 def has_options(row: Row) -> bool:

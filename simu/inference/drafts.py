@@ -1,4 +1,4 @@
-"""What a row has said, what it may say next (drafts), and when it is done. Plain Python: no tensor enters.
+"""What a row has generated, what may come next (drafts), and when it is done. Plain Python: no tensor enters.
 
 A draft is a guess that one forward verifies: the tokens that agree with the model's own argmax are kept, the first that
 does not is replaced by it (speculative decoding; Leviathan et al. 2023, arXiv 2211.17192, greedy case). Guesses come
@@ -17,7 +17,7 @@ NGRAMS = (3, 2)
 MEMORY = 5
 """Guessed tokens over which `trust` is averaged, roughly."""
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""Tokens a step may feed each row: one that is known and up to 31 guessed."""
+"""Input tokens of a row in a step: one that is known and up to 31 guessed."""
 
 
 @dataclass(kw_only=True)
@@ -31,15 +31,15 @@ class Row:
     budget: int
     """New tokens allowed, EOS included."""
     ids: list[int] = field(default_factory=list)
-    """Tokens said, without EOS."""
+    """New tokens, without EOS."""
     finished: bool = False
-    """EOS was said."""
+    """EOS was chosen."""
     truncated: bool = False
     """Ended because it can no longer equal its reference."""
     doubt: int = 0
     """Tokens (EOS counts) up to the last one that was chosen by less than rounding may move; 0: none."""
     trust: float = 0.5
-    """Running estimate of how likely a guessed token is right, whether it was fed to the model or not."""
+    """Running estimate of how likely a guessed token is right, whether the model was given it or not."""
     guessed: list[int] = field(default_factory=list, repr=False)
     """The last guess, until it is judged."""
     text: list[int] = field(default_factory=list, repr=False)
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def last(self) -> int:
-        """The newest token: said, but not yet read by the model."""
+        """The newest token: chosen, but not yet read by the model."""
         return self.ids[-1] if self.ids else self.prompt[-1]
 
     @property
@@ -82,9 +82,9 @@ class Row:
                 break
         self._judge(self.ids[before:])
 
-    def _judge(self, said: Sequence[int]) -> None:
+    def _judge(self, new: Sequence[int]) -> None:
         """Move `trust` by how much of the last guess came true, as far as that is known."""
-        tried = [a == b for a, b in zip(self.guessed, said, strict=False)]
+        tried = [a == b for a, b in zip(self.guessed, new, strict=False)]
         for right in tried:
             self.trust += (right - self.trust) / MEMORY
         self.guessed = []
@@ -122,10 +122,10 @@ class Row:
 
 
 def best_width(rows: Sequence[tuple[float, int]], pass_cost: float, row_cost: float = 0.0) -> int:
-    """How many tokens to feed each row: the width of most expected tokens per cost.
+    """How many input tokens to give each row: the width of most expected tokens per cost.
 
     `rows`: trust and length of each row's guess. `pass_cost`, `row_cost`: what a pass costs once, and for each row,
-    beside the tokens fed; in tokens. A rule without a clock, so that a run repeats itself.
+    beside its input tokens; in tokens. A rule without a clock, so that a run repeats itself.
     """
 
     def rate(width: int) -> float:
@@ -141,12 +141,12 @@ def _expected(trust: float, length: int) -> float:
     return float(length + 1) if trust > 0.999 else (1 - trust ** (length + 1)) / (1 - trust)
 
 
-def settled(said: str, reference: str) -> bool:
-    """Whether a text that begins with `said` can no longer equal `reference` up to case and white space.
+def settled(text: str, reference: str) -> bool:
+    """Whether what begins with `text` can no longer equal `reference` up to case and white space.
 
     White space is dropped altogether, as a tokenizer may still take some back; so is a character that is not whole yet.
     """
-    return not _bare(reference).startswith(_bare(said.rstrip("\ufffd")))
+    return not _bare(reference).startswith(_bare(text.rstrip("\ufffd")))
 
 
 def _bare(text: str) -> str:

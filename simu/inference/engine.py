@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.data.batching import Encoded, continuation_ids, encode, prompt_ids
 from simu.inference.generate import Generation, generate
-from simu.inference.likelihood import TokenScores, score
+from simu.inference.likelihood import TokenScores, joined, score, stride, windows
 from simu.types import Template, UserError
 
 log = logging.getLogger(__name__)
@@ -28,22 +28,30 @@ class Pair:
     """The row, for warnings and errors."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Settings:
+    """How a model is asked."""
+
+    max_new_tokens: int
+    max_batch_tokens: int
+    strict: bool = False
+    """One row at a time, half-precision weights held in float32, no drafts."""
+    score_eos: bool = True
+    """Whether an answer's likelihood takes in its EOS."""
+
+
+@dataclass(frozen=True)
 class Inference:
     """A model under one template and one budget."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     template: Template
-    max_length: int | None
+    settings: Settings
+    max_length: int | None = None
     """Tokens of a row at most; longer answers are scored on their beginning, with a warning. None: the model's own."""
-    max_new_tokens: int
-    max_batch_tokens: int
-    strict: bool = False
     checkpoint: Path | None = None
     """Where finished batches of generation are kept."""
-    score_eos: bool = True
-    """Whether an answer's likelihood takes in its EOS; SOUL's does not."""
 
     @property
     def window(self) -> int | None:
@@ -59,10 +67,10 @@ class Inference:
             self.model,
             self.tokenizer,
             [self._prompt(pair) for pair in unique],
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.settings.max_new_tokens,
             references=[self._draft(pair.answer) for pair in unique],
-            max_batch_tokens=self.max_batch_tokens,
-            strict=self.strict,
+            max_batch_tokens=self.settings.max_batch_tokens,
+            strict=self.settings.strict,
             checkpoint=self.checkpoint,
             stop_when_wrong=[pair in stop_when_wrong for pair in unique],
         )
@@ -71,16 +79,8 @@ class Inference:
     def encoded(self, pair: Pair) -> Encoded:
         """Prompt ids, and answer ids with EOS (where it is scored)."""
         row = encode(self.tokenizer, self.template, pair.prompt, pair.answer, self.window, pair.name)
-        leave = not self.score_eos and row.answer[-1] == self.tokenizer.eos_token_id
+        leave = not self.settings.score_eos and row.answer[-1] == self.tokenizer.eos_token_id
         return Encoded(row.prompt, row.answer[:-1]) if leave else row
-
-    def whole(self, text: str, name: str) -> Encoded:
-        """A text scored from its second token on, without EOS: as `model(ids, labels=ids)` scores a document."""
-        ids = tuple(prompt_ids(self.tokenizer, text))
-        if self.window is not None and len(ids) > self.window:
-            log.warning("%s: %d tokens, cut to model.max_length=%d", name, len(ids), self.window)
-            ids = ids[: self.window]
-        return Encoded(ids[:1], ids[1:])
 
     def likelihoods(self, pairs: Iterable[Pair]) -> dict[Pair, TokenScores]:
         """Token scores by pair: one forward for each unique pair."""
@@ -90,13 +90,39 @@ class Inference:
 
     def score(self, rows: list[Encoded], names: Sequence[str]) -> list[TokenScores]:
         """Token scores of encoded rows. Raises UserError naming a row on which the model yields no finite number."""
-        found = score(self.model, self.tokenizer, rows, max_batch_tokens=1 if self.strict else self.max_batch_tokens)
+        budget = 1 if self.settings.strict else self.settings.max_batch_tokens
+        found = score(self.model, self.tokenizer, rows, max_batch_tokens=budget)
         for name, scores in zip(names, found, strict=True):
             if not len(scores.log_prob):
                 raise UserError(f"{name}: no token to score; allowed is an answer of one token, a document of two")
             if not torch.isfinite(scores.log_prob).all():
                 raise UserError(f"{name}: the model's log-probabilities are not finite; did its training diverge?")
         return found
+
+    def documents(self, texts: Sequence[str], names: Sequence[str]) -> tuple[list[TokenScores], int]:
+        """Token scores of whole texts from their second token on, without EOS, as `model(ids, labels=ids)` scores a
+        document; and how many are longer than the model takes.
+
+        Those are scored in windows (`simu.inference.likelihood.windows`), which a warning says once.
+        """
+        ids = [prompt_ids(self.tokenizer, text) for text in texts]
+        limit = self.window or max(map(len, ids), default=0)
+        if limit == 1:
+            raise UserError("model.max_length=1: allowed is 2 and more, to score a document")
+        rows = [windows(i, limit) for i in ids]
+        longer = sum(len(i) > limit for i in ids)
+        if longer:
+            log.warning(
+                "%d of %d documents are longer than model.max_length=%d: scored in windows of %d tokens with stride %d",
+                longer,
+                len(ids),
+                limit,
+                limit,
+                stride(limit),
+            )
+        each = [name for name, parts in zip(names, rows, strict=True) for _ in parts]
+        found = iter(self.score([row for parts in rows for row in parts], each))
+        return [joined([next(found) for _ in parts]) for parts in rows], longer
 
     def _prompt(self, pair: Pair) -> list[int]:
         ids = prompt_ids(self.tokenizer, self.template.render(pair.prompt))
@@ -109,4 +135,4 @@ class Inference:
 
     def _draft(self, answer: str) -> list[int]:
         ids = [*continuation_ids(self.tokenizer, self.template.separator + answer), int(self.tokenizer.eos_token_id)]
-        return ids[: self.max_new_tokens]
+        return ids[: self.settings.max_new_tokens]

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, N labelled tokens of a batch, n labelled tokens of one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,35 @@ def _reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     var = (p * (finite - mean.unsqueeze(-1)) ** 2).sum(-1)  # = Σ p log² p − mean², without its cancellation
     log_prob = log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     return log_prob, mean, var, logits.argmax(-1) == target
+
+
+def windows(ids: Sequence[int], limit: int) -> list[Encoded]:
+    """A text as rows of at most `limit` tokens of which each token but the first is scored exactly once.
+
+    The first row is scored from its second token on. Each further one scores the next `stride(limit)` tokens (the last
+    one: what is left) behind as much of the text before them as `limit` allows, at least limit − stride tokens of it.
+    No BOS is put before a row that begins within the text.
+    """
+    ids = tuple(ids)
+    end = min(limit, len(ids))
+    rows = [Encoded(ids[:1], ids[1:end])]
+    while end < len(ids):
+        start, end = end, min(end + stride(limit), len(ids))
+        rows.append(Encoded(ids[end - limit : start], ids[start:end]))
+    return rows
+
+
+def stride(limit: int) -> int:
+    """Tokens that a further window scores: half of it, so that each is read behind half a window at least."""
+    return max(1, limit // 2)
+
+
+def joined(parts: Sequence[TokenScores]) -> TokenScores:
+    """The scores of windows of one text as those of the text."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [f.name for f in fields(TokenScores)]
+    return TokenScores(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 @torch.no_grad()

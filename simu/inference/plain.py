@@ -15,7 +15,7 @@ from simu.inference.modes import device_of
 def one_row(
     model: nn.Module, prompt: Sequence[int], max_new_tokens: int, eos: frozenset[int], pad: int
 ) -> tuple[list[int], bool]:
-    """Token ids said to one prompt, without EOS, and whether EOS was said.
+    """New token ids behind one prompt, without EOS, and whether EOS came.
 
     Plain argmax: whatever the checkpoint's generation config adds (sampling, penalties, suppressed tokens) is left out.
     """
@@ -26,10 +26,10 @@ def one_row(
     own = model.generation_config
     model.generation_config = GenerationConfig()  # type: ignore[assignment]
     try:
-        said = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[operator]
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[operator]
     finally:
         model.generation_config = own
-    new = said[0, ids.shape[1] :].tolist()
+    new = output[0, ids.shape[1] :].tolist()
     finished = bool(new) and new[-1] in eos
     return (new[:-1] if finished else new), finished
 

@@ -5,7 +5,7 @@ A finished row costs one copy: the last row moves into its place. Works with any
 `position_ids` and a 4-D mask; `trial` says why a model is not one. Sliding windows keep all their keys
 here, and the window is in the mask.
 
-Shapes: R rows of the cache, S slots, B rows of a step, W tokens fed to each of them, N positions wanted, V vocabulary.
+Shapes: R rows of the cache, S slots, B rows of a step, W input tokens of each, N positions wanted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SlotCache(Cache):
         self.values: list[Tensor] = []
 
     def aim(self, first: int, lengths: Tensor, width: int, span: int) -> None:
-        """The next forward feeds `width` tokens to rows first … first + B, behind the `lengths` [B] they have; no
+        """The next forward gives `width` tokens to rows first … first + B, behind the `lengths` [B] they have; no
         query looks past `span` slots."""
         self.first, self.count, self.span = first, len(lengths), span
         self.row = torch.arange(first, first + self.count, device=lengths.device).unsqueeze(1)
@@ -74,10 +74,10 @@ class Slots:
         """Tokens that each row of the cache holds."""
 
     def step(self, first: int, tokens: Sequence[Sequence[int]], wanted: Sequence[int]) -> Tensor:
-        """Feed each row from `first` on its own tokens; logits [Σ wanted, V] of each row's last `wanted` ones.
+        """Give each row from `first` on its own tokens; logits [Σ wanted, V] of each row's last `wanted` ones.
 
-        Rows with fewer tokens than the longest are fed padding behind them, which the cache forgets. `lengths` grows
-        by all tokens fed: to reject a draft's end, lower it.
+        Rows with fewer tokens than the longest get padding behind them, which the cache forgets. `lengths` grows
+        by all tokens given: to reject a draft's end, lower it.
         """
         rows = range(first, first + len(tokens))
         width = max(len(t) for t in tokens)
@@ -133,7 +133,7 @@ def text_config(model: nn.Module) -> PreTrainedConfig:
 
 
 def context_limit(model: nn.Module) -> int | None:
-    """Tokens that the model can be fed; None where its config does not say."""
+    """Tokens that the model can read; None where its config does not say."""
     limit = getattr(text_config(model), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 

@@ -48,6 +48,11 @@ def row_sums(values: Tensor, where: Labelled, rows: int) -> Tensor:
     return values.new_zeros(rows).index_add(0, where.row, values)
 
 
+def row_means(values: Tensor, where: Labelled, rows: int) -> Tensor:
+    """[N] values averaged over the labelled tokens of each row: [B]."""
+    return row_sums(values, where, rows) / row_sums(torch.ones_like(values), where, rows)
+
+
 def row_log_probs(model: nn.Module, batch: Batch) -> Tensor:
     """log P(answer and EOS | prompt) of each row: [B], float32."""
     values, where = token_log_probs(model, batch)

@@ -1,4 +1,4 @@
-"""Which neurons train. A mask is (forget scores, retain scores, shape, *, counts) → bool or float [layers, d_model]."""
+"""Which neurons train. A mask is a pure function of scores: (forget, retain, shape) → bool or float [layers, units]."""
 
 from simu.masks.constant import Everything, Nothing
 from simu.masks.contrastive import Contrastive

@@ -1,56 +1,36 @@
-"""Every neuron, or none: the two masks that read no scores. L layers, D d_model."""
+"""Every neuron, or none: the two masks that read no scores. L layers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from simu.types import NeuronMask, NeuronScores, require
+from simu.fields import Share, component
+from simu.types import NeuronMask, Scores
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Everything:
     """Every neuron trains: attention and the whole of each down-projection."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    t: float = 0.3
+    t: Share = 0.3
     """Not read; every mask has the key, so that sweeps over `t` compose."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.t <= 1, "t", self.t, "0 ≤ t ≤ 1")
-
-    def __call__(
-        self,
-        forget: NeuronScores | None,
-        retain: NeuronScores | None,
-        shape: tuple[int, int],
-        *,
-        counts: tuple[int, int] = (1, 1),
-    ) -> NeuronMask:
-        """BoolTensor of `shape` (L, D), all true."""
+    def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask:
+        """BoolTensor of `shape` (L, units), all true."""
         return torch.ones(shape, dtype=torch.bool)
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Nothing:
     """No neuron trains: attention only (what t = 1 gives)."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    t: float = 0.3
-    """Not read; every mask has the key, so that sweeps over `t` compose."""
+    t: Share = 0.3
+    """Not read, as above."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.t <= 1, "t", self.t, "0 ≤ t ≤ 1")
-
-    def __call__(
-        self,
-        forget: NeuronScores | None,
-        retain: NeuronScores | None,
-        shape: tuple[int, int],
-        *,
-        counts: tuple[int, int] = (1, 1),
-    ) -> NeuronMask:
-        """BoolTensor of `shape` (L, D), all false."""
+    def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask:
+        """BoolTensor of `shape` (L, units), all false."""
         return torch.zeros(shape, dtype=torch.bool)

@@ -1,40 +1,36 @@
-"""Contrastive mask: critical on what forgetting needs beyond what retaining needs. L layers, D d_model."""
+"""Contrastive mask: critical on what forgetting needs beyond what retaining needs. L layers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from simu.masks.critical import critical_neurons, present
-from simu.types import NeuronMask, NeuronScores, UserError, require
+from simu.fields import Share, component
+from simu.masks.critical import critical_neurons
+from simu.masks.needed import needed
+from simu.types import NeuronMask, NeuronScores, Scores, UserError
 
 
-def contrast(forget: NeuronScores, retain: NeuronScores, counts: tuple[int, int]) -> NeuronScores:
-    """Att_F / |D_F| − Att_R / |D_R|, float64 [L, D], of two sums of scores over |D_F| and |D_R| samples."""
+def contrast(forget: Scores, retain: Scores) -> NeuronScores:
+    """Att_F / |D_F| − Att_R / |D_R|, float64 [L, units], |D| the next-token samples that each sum is over.
+
+    Samples, not rows: answers differ in length, and a set of long ones would weigh more for that alone.
+    """
+    counts = (forget.n_samples, retain.n_samples)
     if min(counts) < 1:
-        raise UserError(f"contrastive mask: counts {counts}; allowed is at least one sample each")
-    return forget.double() / counts[0] - retain.double() / counts[1]
+        raise UserError(f"contrastive mask: {counts} samples of forget and retain; allowed is at least one each")
+    return forget.values.double() / forget.n_samples - retain.values.double() / retain.n_samples
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Contrastive:
     """Critical on Att_F / |D_F| − Att_R / |D_R|. Forget and retain scores correlate at 0.99, so ordering by
     forget scores alone is barely specific to the forget set; their difference is."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    t: float = 0.3
-    """Share of the layer's largest difference that a neuron must exceed, 0 ≤ t ≤ 1."""
+    t: Share = 0.3
+    """Share of the layer's largest difference that a neuron must exceed."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.t <= 1, "t", self.t, "0 ≤ t ≤ 1")
-
-    def __call__(
-        self,
-        forget: NeuronScores | None,
-        retain: NeuronScores | None,
-        shape: tuple[int, int],
-        *,
-        counts: tuple[int, int] = (1, 1),
-    ) -> NeuronMask:
-        """BoolTensor [L, D] from the sums of scores [L, D] and the sample counts (|D_F|, |D_R|)."""
-        return critical_neurons(contrast(present(forget, "forget"), present(retain, "retain"), counts), self.t)
+    def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask:
+        """BoolTensor [L, units]."""
+        contrasted = contrast(needed(forget, "forget", shape), needed(retain, "retain", shape))
+        return critical_neurons(contrasted, self.t)

@@ -1,15 +1,16 @@
-"""The control of every mask: as many neurons per layer as F, drawn at random. L layers, D d_model."""
+"""The control of every mask: as many neurons per layer as F, drawn at random. L layers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from simu.masks.critical import critical_neurons, present
-from simu.types import NeuronMask, NeuronScores, require
+from simu.fields import Seed, Share, component
+from simu.masks.critical import critical_neurons
+from simu.masks.needed import needed
+from simu.types import NeuronMask, Scores
 
 
 def random_neurons(counts: Tensor, width: int, seed: int) -> NeuronMask:
@@ -21,28 +22,17 @@ def random_neurons(counts: Tensor, width: int, seed: int) -> NeuronMask:
     return mask
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Random:
     """A random set, count-matched per layer to F: what the choice of neurons itself is worth."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
-    t: float = 0.3
-    """The t of the F whose counts it has, 0 ≤ t ≤ 1."""
-    seed: int = 0
+    t: Share = 0.3
+    """The t of the F whose counts it has."""
+    seed: Seed = 0
     """Of the draw."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.t <= 1, "t", self.t, "0 ≤ t ≤ 1")
-        require(0 <= self.seed < 2**63, "seed", self.seed, "0 ≤ seed < 2^63")
-
-    def __call__(
-        self,
-        forget: NeuronScores | None,
-        retain: NeuronScores | None,
-        shape: tuple[int, int],
-        *,
-        counts: tuple[int, int] = (1, 1),
-    ) -> NeuronMask:
-        """BoolTensor [L, D]; of the forget scores only the number of critical neurons per layer is read."""
-        critical = critical_neurons(present(forget, "forget"), self.t)
-        return random_neurons(critical.sum(dim=1), critical.shape[1], self.seed)
+    def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask:
+        """BoolTensor [L, units]; of the forget scores only the number of critical neurons per layer is read."""
+        critical = critical_neurons(needed(forget, "forget", shape).values, self.t)
+        return random_neurons(critical.sum(dim=1), shape[1], self.seed)

@@ -1,4 +1,4 @@
-"""What masks have in common, and how far attributions agree: mask_report.json. L layers, D d_model."""
+"""What masks have in common, and how far attributions agree: mask_report.json. L layers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from scipy.stats import spearmanr
 from simu.types import NeuronMask, NeuronScores, UserError
 
 
-def mask_report(masks: Mapping[str, NeuronMask], scores: Mapping[str, NeuronScores] | None = None) -> dict[str, object]:
-    """A JSON-able dict on named masks and named scores, all [L, D] (a soft neuron counts where its weight is > 0).
+def mask_report(
+    masks: Mapping[str, NeuronMask],
+    scores: Mapping[str, NeuronScores] | None = None,
+    samples: Mapping[str, int] | None = None,
+) -> dict[str, object]:
+    """A JSON-able dict on named masks and named scores, all [L, units] (a soft neuron counts where its weight is > 0).
 
     masks[name]: selected, total, fraction, weight (Σ of weights), per_layer counts.
     pairs["a & b"]: overlap (|a ∩ b|), jaccard (|a ∩ b| / |a ∪ b|; 1 for two empty masks), per_layer overlap.
     spearman["a & b"]: rank correlation over all neurons, and mean over layers; null where a side is constant.
+    samples: as given, {"forget": …, "retain": …}: the next-token samples that the scores were summed over.
     Raises UserError where shapes differ.
     """
     scores = scores or {}
     shapes = {tuple(x.shape) for x in [*masks.values(), *scores.values()]}
     if len(shapes) > 1:
-        raise UserError(f"mask_report: shapes {sorted(shapes)} differ; allowed is one [layers, d_model]")
+        raise UserError(f"mask_report: shapes {sorted(shapes)} differ; allowed is one [layers, units]")
     return {
         "masks": {name: _counts(mask) for name, mask in masks.items()},
         "pairs": {f"{a} & {b}": _overlap(masks[a], masks[b]) for a, b in combinations(masks, 2)},
         "spearman": {f"{a} & {b}": _agreement(scores[a], scores[b]) for a, b in combinations(scores, 2)},
+        "samples": dict(samples or {}),
     }
 
 

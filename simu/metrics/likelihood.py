@@ -6,17 +6,17 @@ N: labelled tokens of an answer (EOS the last of them). Every score and its sour
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.stats import hmean
-from torch import Tensor
+from scipy.stats import ks_2samp
 
-from simu.inference.likelihood import TokenScores
+from simu.metrics.metric import Metric, row_mean
 
-Floats = NDArray[np.float64]
-Value = TypeVar("Value", float, NDArray[np.float64])
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from simu.inference.likelihood import TokenScores
 
 
 def probability(scores: TokenScores) -> float:
@@ -75,15 +75,66 @@ def normalised_probability(answer: TokenScores, wrong: Sequence[TokenScores]) ->
     return right / (right + sum(probability(s) for s in wrong) + 1e-10)
 
 
-def harmonic_mean(values: ArrayLike) -> Floats:
-    """Harmonic mean over the first axis of values ≥ 0; any 0 gives 0."""
-    return np.asarray(hmean(np.asarray(values, dtype=np.float64), axis=0), dtype=np.float64)
-
-
-def paper_aggregate(forget_em: Value, forget_rouge: Value, mia: Value, retain_em: Value, retain_rouge: Value) -> Value:
-    """mean(1 - EM_f, 1 - ROUGE_f, 1 - MIA, EM_r, ROUGE_r): the first column of the paper's Table 1, in [0, 1]."""
-    return (1 - forget_em + 1 - forget_rouge + 1 - mia + retain_em + retain_rouge) / 5
+def forget_quality(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """p-value of the two-sided Kolmogorov–Smirnov test between the truth ratios of two models (TOFU)."""
+    return float(ks_2samp(ours, theirs).pvalue)
 
 
 def _kept(tokens: Tensor, drop_last: bool) -> Tensor:
     return tokens[:-1] if drop_last else tokens
+
+
+TOFU = "TOFU (arXiv 2401.06121)"
+
+METRICS = (
+    row_mean("probability", "Probability", "tokens", lambda e: probability(e.scores), TOFU),
+    row_mean(
+        "token_accuracy",
+        "Token accuracy",
+        "tokens",
+        lambda e: token_accuracy(e.scores, e.drop_last),
+        "open-unlearning's exact_memorization (Tirumala et al., arXiv 2205.10770)",
+    ),
+    row_mean(
+        "extraction_strength",
+        "Extraction",
+        "tokens",
+        lambda e: extraction_strength(e.scores, e.drop_last),
+        "Carlini et al. 2021 (arXiv 2012.07805); open-unlearning",
+        words="extraction strength",
+    ),
+    row_mean(
+        "mean_nll",
+        "NLL",
+        "tokens",
+        lambda e: e.scores.mean_nll,
+        "token mean of −log p, nats",
+        better={"forget": "higher", "retain": "lower"},
+        bounds=(0, float("inf")),
+    ),
+    Metric(
+        key="probability_normalised",
+        label="Probability (options)",
+        better={"retain": "higher"},
+        bounds=(0, 1),
+        aggregate="mean",
+        source=TOFU,
+    ),
+    Metric(
+        key="truth_ratio",
+        label="Truth ratio",
+        better={"forget": "higher", "retain": "higher"},
+        bounds=(0, float("inf")),  # at most 1 but under compat=soul, which keeps the ratio itself
+        aggregate="mean",
+        source=TOFU,
+    ),
+    Metric(
+        key="forget_quality",
+        label="Forget quality",
+        span="TOFU",
+        better={"whole": "higher"},
+        bounds=(0, 1),
+        aggregate="whole",
+        source=TOFU,
+    ),
+)

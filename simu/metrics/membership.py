@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from simu.data.batching import Encoded, collate
-from simu.inference.likelihood import TokenScores
-from simu.inference.modes import evaluating
 from simu.metrics.collect import Figures
-from simu.models.forward import labelled_logits
-from simu.progress import track
+from simu.metrics.metric import Metric, Near
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from simu.inference.likelihood import TokenScores
 
 
 def loss(scores: TokenScores) -> float:
@@ -69,38 +68,6 @@ def add_attacks(
     figures.metrics["mia/n_members"], figures.metrics["mia/n_nonmembers"] = len(m), len(n)
 
 
-def grad_norms(model: nn.Module, rows: list[Encoded], pad_id: int) -> list[float]:
-    """Minus the mean over parameters of the 2-norm of ∇ mean CE, row by row (arXiv 2402.17012; open-unlearning's p=2).
-
-    One forward and one backward a row; parameters' gradients and requires_grad are left as they were found.
-    """
-    device = next(model.parameters()).device
-    parameters = list(model.parameters())
-    before = [p.requires_grad for p in parameters]
-    for p in parameters:
-        p.requires_grad_(p.is_floating_point())
-    try:
-        trained = [p for p in parameters if p.requires_grad]
-        with evaluating(model):
-            return [
-                _grad_norm(model, row, trained, pad_id, device) for row in track(rows, "gradient norms", unit="row")
-            ]
-    finally:
-        for p, flag in zip(parameters, before, strict=True):
-            p.requires_grad_(flag)
-
-
-def _grad_norm(
-    model: nn.Module, row: Encoded, parameters: list[nn.Parameter], pad_id: int, device: torch.device
-) -> float:
-    with torch.enable_grad():
-        logits, where = labelled_logits(model, collate([row], pad_id, device))
-        ce = nn.functional.cross_entropy(logits.float(), where.target)
-        gradients = torch.autograd.grad(ce, parameters, allow_unused=True)
-    norms = [g.detach().float().norm() for g in gradients if g is not None]
-    return -float(torch.stack(norms).mean())
-
-
 def soul_groups(forget: Sequence[float], others: Sequence[float]) -> tuple[list[float], list[float]]:
     """Positives and negatives of SOUL's MIA number, its label order included (src/metrics/Tofu.py, MIA).
 
@@ -118,3 +85,40 @@ def _mean_of_lowest(values: Tensor, k: float, drop_last: bool) -> float:
         return 0.0  # open-unlearning's score of an answer that is EOS alone
     count = max(1, int(len(kept) * k))
     return float(kept.double().sort().values[:count].mean())
+
+
+def _attack(name: str, label: str, source: str) -> Metric:
+    """The AUC of an attack. Best is 0.5: an attack that is always wrong tells members apart as well as one that is
+    always right."""
+    return Metric(
+        key=f"mia/{name}",
+        label=label,
+        span="MIA AUC",
+        words=f"membership AUC, {label}",
+        better={"membership": Near(value=0.5)},
+        bounds=(0, 1),
+        aggregate="auc",
+        chance=0.5,
+        source=source,
+    )
+
+
+METRICS = (
+    _attack("loss", "loss", "Yeom et al. 2018 (arXiv 1709.01604)"),
+    _attack("zlib", "zlib", "Carlini et al. 2021 (arXiv 2012.07805)"),
+    _attack("min_k", "min-k", "Shi et al. 2024 (arXiv 2310.16789)"),
+    _attack("min_k_plus_plus", "min-k++", "Zhang et al. 2024 (arXiv 2404.02936)"),
+    _attack("reference", "reference", "Carlini et al. 2021 (arXiv 2012.07805)"),
+    _attack("grad_norm", "grad norm", "Wang et al. (arXiv 2402.17012); open-unlearning"),
+    _attack("soul_compat", "SOUL order", "SOUL, src/metrics/Tofu.py, its label order included"),
+    Metric(
+        key="tpr_at_1_fpr",
+        label="TPR at 1 % FPR",
+        span="MIA",
+        better={"membership": "lower"},
+        bounds=(0, 1),
+        aggregate="whole",
+        chance=0.01,
+        source="Carlini et al. 2022 (arXiv 2112.03570)",
+    ),
+)

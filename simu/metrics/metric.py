@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,7 +27,7 @@ SPLIT_ROLES: Mapping[str, Role] = {
     "mia_nonmember": "held_out",
 }
 """The first part of a metric's key → the role that decides its direction; a key without one is of the whole run."""
-SUFFIXES = ("ci_low", "ci_high", "n", "n_members", "n_nonmembers")
+SUFFIXES = ("ci_low", "ci_high", "n", "n_members", "n_nonmembers", "n_windowed")
 """Last parts of keys that say something of the metric before them."""
 PREFIXES = ("original",)
 """First parts of keys that say which model the rest is of."""
@@ -40,6 +41,9 @@ class Near:
 
 
 Better = Literal["lower", "higher"] | Near
+Score = Callable[[Any], float | None]
+KNOWN: Mapping[Role, Better] = {"forget": "lower", "retain": "higher"}
+"""The direction of whatever grows with what a model knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class Metric:
     (`aggregate`, `mia/min_k`)."""
     label: str
     """As tables head it."""
-    better: Mapping[str, Better]
+    better: Mapping[Role, Better]
     """Role → direction. A role that is left out has none (an n-gram rate of retained rows says nothing by itself)."""
     bounds: tuple[float, float]
     """Least and largest value."""
@@ -63,10 +67,38 @@ class Metric:
     """What knowing nothing scores."""
     reads: Literal["text", "tokens", ""] = ""
     """What `score` reads of a row: its generated text or its token scores. "": the evaluator computes the metric."""
-    score: Callable[[Any], float | None] | None = field(default=None, compare=False)
-    """Row evidence → score, or None where the row has none. Evaluators call it for every row that has what it reads."""
+    score: Score | None = field(default=None, compare=False)
+    """Row evidence (`simu.metrics.evidence`) → score, or None where the row has none. Evaluators call it for every row
+    that has what it reads."""
     headline: bool = False
     """Shown in summaries and main tables though no benchmark lists it."""
+    span: str = ""
+    """Heads its column where no split does: 'MIA AUC', 'SemEval'."""
+    words: str = ""
+    """The label where there is room for more: in summaries and figures. "": as the label."""
+    benchmarks: frozenset[str] = frozenset()
+    """Benchmarks whose rows `score` is called for; none named: all."""
+    partial: bool = False
+    """Whether `score` may read a text that was stopped once it could not equal its answer any more."""
+
+    def __post_init__(self) -> None:
+        if (self.reads == "") != (self.score is None):
+            raise ValueError(f"metric {self.key!r}: `reads` and `score` come together")
+
+    def identity(self) -> str:
+        """As an input of an evaluation; what it computes is in `modules`."""
+        return self.key
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Of simu, with its score: no static import shows them."""
+        return () if self.score is None else (self.score.__module__,)
+
+
+def row_mean(key: str, label: str, reads: Literal["text", "tokens"], score: Score, source: str, **more: Any) -> Metric:
+    """A mean over rows; unless `more` says otherwise, of scores in [0, 1] that grow with what a model knows."""
+    fields = {"better": KNOWN, "bounds": (0, 1), **more}
+    return Metric(key=key, label=label, reads=reads, score=score, source=source, aggregate="mean", **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +118,15 @@ class Found:
 
     @property
     def label(self) -> str:
-        words = [self.split.replace("_", " "), *self.groups, self.metric.label]
+        """'forget exact match', 'membership AUC, min-k'."""
+        words = [self.split.replace("_", " "), *self.groups, self.metric.words or self.metric.label]
         return " ".join(word for word in words if word)
+
+    @property
+    def span(self) -> str:
+        """What heads its column: 'World facts', 'Forget, task 1', 'MIA AUC'."""
+        groups = [re.sub(r"(?<=[^\W\d])(?=\d)", " ", group).replace("_", " ").lower() for group in self.groups]
+        return ", ".join(filter(None, (self.metric.span or self.split.replace("_", " ").capitalize(), *groups)))
 
 
 @cache
@@ -97,6 +136,18 @@ def table() -> tuple[Metric, ...]:
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     modules = [importlib.import_module(f"simu.metrics.{name}") for name in names]
     return tuple(entry for module in modules for entry in getattr(module, "METRICS", ()))
+
+
+def row_metrics() -> tuple[Metric, ...]:
+    """The entries that evaluators compute row by row, in the table's order. They are an input of an evaluation that no
+    import shows: `row_modules` names their code."""
+    return tuple(entry for entry in entries().values() if entry.score is not None)
+
+
+def row_modules() -> tuple[str, ...]:
+    """The modules whose code the row metrics are: 'simu.metrics.text', … A cache key digests them and what they
+    import."""
+    return tuple(sorted({entry.score.__module__ for entry in row_metrics() if entry.score is not None}))
 
 
 @cache

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from simu.inference.generate import Generation
+from simu.metrics.metric import Better, Metric, Role, row_mean
 
 NGRAM = 4
 
@@ -27,11 +27,51 @@ def ngrams(ids: Sequence[int], n: int) -> list[tuple[int, ...]]:
     return [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
 
 
-def text_scores(made: Generation) -> dict[str, float]:
-    """What every generated row is scored on, whatever its answer is."""
-    return {
-        "repetition_rate": repetition_rate(made.ids),
-        "generated_tokens": float(len(made.ids)),
-        "empty": float(not made.text.strip()),
-        "finished": float(made.finished),
-    }
+WELLECK = "seq-rep-4 (Welleck et al., arXiv 1908.04319)"
+LESS: Mapping[Role, Better] = {"forget": "lower", "retain": "lower"}
+"""Of what a collapsed model does, on any row."""
+
+
+def _distinct(n: int) -> Metric:
+    return Metric(
+        key=f"distinct_{n}",
+        label=f"Distinct-{n}",
+        better={},
+        bounds=(0, 1),
+        aggregate="whole",
+        source="Li et al. 2016 (arXiv 1510.03055)",
+    )
+
+
+METRICS = (
+    row_mean(
+        "repetition_rate", "Repetition", "text", lambda e: repetition_rate(e.generation.ids), WELLECK, better=LESS
+    ),
+    row_mean(
+        "generated_tokens",
+        "New tokens",
+        "text",
+        lambda e: float(len(e.generation.ids)),
+        "count, without EOS",
+        better={},
+        bounds=(0, float("inf")),
+    ),
+    row_mean(
+        "empty",
+        "Empty",
+        "text",
+        lambda e: float(not e.generation.text.strip()),
+        "nothing but white space",
+        better=LESS,
+    ),
+    row_mean(
+        "finished",
+        "Finished",
+        "text",
+        lambda e: float(e.generation.finished),
+        "EOS within max_new_tokens",
+        better={"forget": "higher", "retain": "higher"},
+    ),
+    _distinct(1),
+    _distinct(2),
+)

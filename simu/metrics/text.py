@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeVar
 
-import numpy as np
 from nltk.stem.porter import PorterStemmer
-from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 from rouge_score.tokenize import tokenize
 
+from simu.metrics.metric import row_mean
+
 Tokens = tuple[str, ...]
-Floats = NDArray[np.float64]
-Value = TypeVar("Value", float, NDArray[np.float64])
-
-
-# --- texts ---------------------------------------------------------------------------------------------------------
 
 
 class _Stemmer:
@@ -79,3 +73,57 @@ def contains_answer(answer: str, generated: str) -> float:
     """
     wanted = answer.strip().casefold()
     return float(bool(wanted) and wanted in generated.casefold())
+
+
+QA, LUME = {"benchmarks": frozenset({"qa"})}, {"benchmarks": frozenset({"lume"})}
+ROUGE = "Lin 2004; rouge_score's rougeL recall with its stemmer"
+
+METRICS = (
+    row_mean(
+        "exact_match",
+        "EM (string)",
+        "text",
+        lambda e: exact_match(e.answer, e.generation.text),
+        "equality after strip and case folding",
+        words="exact match",
+        **QA,
+    ),
+    row_mean(
+        "rouge_l_recall",
+        "ROUGE-L",
+        "text",
+        lambda e: rouge_l_recall(e.answer, e.generation.text),
+        ROUGE,
+        words="ROUGE-L recall",
+        **QA,
+    ),
+    row_mean(
+        "contains_answer",
+        "EM (contains)",
+        "text",
+        lambda e: contains_answer(e.answer, e.generation.text) if e.short else None,
+        "SOUL, src/metrics/Tofu.py",
+        words="contains answer",
+        better={"retain": "higher"},
+        **QA,
+    ),
+    row_mean(
+        "regurgitation",
+        "Reg",
+        "text",
+        lambda e: None if e.question else rouge_l_recall(e.answer, e.generation.text),
+        f"SemEval-2025 Task 4; {ROUGE}",
+        words="regurgitation",
+        **LUME,
+    ),
+    row_mean(
+        "knowledge",
+        "Kno",
+        "text",
+        lambda e: equal_lower(e.answer, e.generation.text) if e.question else None,
+        "SemEval-2025 Task 4: equality after strip and lower case",
+        words="knowledge",
+        partial=True,  # a text that was stopped is known to be another
+        **LUME,
+    ),
+)

@@ -34,6 +34,10 @@ class Labelled:
         """Labelled tokens of each of the `rows` rows."""
         return self.row.bincount(minlength=rows).tolist()
 
+    def by_row(self, values: Tensor, rows: int) -> list[Tensor]:
+        """[N, …] values as one tensor [n, …] for each of the `rows` rows."""
+        return list(values.split(self.counts(rows)))
+
 
 def labelled(batch: Batch) -> Labelled:
     """Labels at t are predicted at t - 1; a label at position 0 has no prediction and is not scored."""
@@ -106,11 +110,44 @@ def labelled_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Labelled]:
     return seen[0], where
 
 
+def hidden_by_row(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """`labelled_hidden` of each row: [n, D]. What a loss remembers that needs the untouched model's logits."""
+    hidden, where = labelled_hidden(model, batch)
+    return where.by_row(hidden, len(batch["labels"]))
+
+
+class _Reached(Exception):
+    """The forward has come to the block that was asked for."""
+
+
+def block_output(model: nn.Module, block: nn.Module, batch: Batch) -> Tensor:
+    """[B, T, D] that comes out of a decoder block; what stands above it does not run."""
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+        raise _Reached
+
+    handle = block.register_forward_hook(keep)
+    try:
+        forward(model, batch)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
 def by_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """`function` of CHUNK rows of the `tensors` [N, …] at a time, giving [N]; backward recomputes each chunk, so what
     it needs inside (float32 logits, probabilities) never exists for all rows at once."""
     parts = zip(*(t.split(CHUNK) for t in tensors), strict=True)
     return torch.cat([checkpoint(function, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's inputs belong."""
+    return next(model.parameters()).device
 
 
 def wide(logits: Tensor) -> Tensor:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
@@ -23,6 +20,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from simu.fields import KNOB, PositiveShare, Rate, Weight, between, component, knobs
+from simu.store.files import digest, file_digest
+from simu.store.hub import check_model, expanded
 from simu.types import Template, UserError, require
 
 transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a file
@@ -30,60 +30,57 @@ transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class FineTune:
     """How a target is taught its rows when no finished one is published. AdamW, linear fall of the rate."""
 
-    lr: float
-    batch_size: int
+    lr: Rate
+    batch_size: Annotated[int, between(1, 65536)]
     """Rows a step."""
-    max_epochs: int
-    memorised: float
+    max_epochs: Annotated[int, between(1, 100_000)]
+    memorised: PositiveShare
     """Stop once this share of rows is reproduced token for token under teacher forcing (so greedily, too)."""
-    check_every: int
+    check_every: Annotated[int, between(1, 100_000)]
     """Epochs between two looks at that share."""
-    weight_decay: float
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "lr", self.lr, "a number > 0")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number ≥ 1")
-        require(self.max_epochs >= 1, "max_epochs", self.max_epochs, "a whole number ≥ 1")
-        require(0 < self.memorised <= 1, "memorised", self.memorised, "0 < share ≤ 1")
-        require(self.check_every >= 1, "check_every", self.check_every, "a whole number ≥ 1")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "a number ≥ 0")
+    weight_decay: Weight
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class FromConfig:
     """A small decoder with random weights and a byte-level BPE tokenizer trained on the data set's own text.
 
     It knows nothing but what the target stage teaches it: the way to try everything on a laptop, offline.
     """
 
-    name: str
+    name: Annotated[str, KNOB]
     model_type: str
     """A transformers architecture: llama, olmo, mistral, qwen2 …"""
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocab_size: int
-    """At most; the tokenizer decides."""
-    max_length: int
+    hidden_size: Annotated[int, between(1, 65536)]
+    intermediate_size: Annotated[int, between(1, 2**20)]
+    layers: Annotated[int, between(1, 4096)]
+    heads: Annotated[int, between(1, 4096)]
+    kv_heads: Annotated[int, between(1, 4096)]
+    vocab_size: Annotated[int, between(300, 2**22)]
+    """At most; the tokenizer decides. 256 bytes and special tokens at least."""
+    max_length: Annotated[int, between(1, 2**24)]
     """Tokens of prompt, answer and EOS together; longer rows are cut, with a warning."""
-    dtype: Literal["float32", "bfloat16", "float64"]
-    choice_scorer: str
+    dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
+    """What `precision.weights` takes for its own; nothing here reads it."""
+    choice_scorer: Annotated[str, KNOB]
     """What conf/evaluator/tofu.yaml takes for its own; nothing here reads it."""
     template: Template
     target: FineTune
 
     def __post_init__(self) -> None:
-        for field in ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "max_length"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), "a whole number ≥ 1")
-        require(self.vocab_size >= 300, "vocab_size", self.vocab_size, "a whole number ≥ 300 (256 bytes and merges)")
         require(self.hidden_size % self.heads == 0, "heads", self.heads, f"a divisor of hidden_size={self.hidden_size}")
+        size = self.hidden_size // self.heads
+        require(size % 2 == 0, "heads", self.heads, f"one that gives heads of an even size, not {size} (rotary halves)")
         require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
+
+    @property
+    def learns_background(self) -> bool:
+        """It was never pre-trained: the background rows stand in for that."""
+        return True
 
     def published(self, data: str) -> None:
         """No finished target is published for a model made here."""
@@ -94,7 +91,8 @@ class FromConfig:
 
     def identity(self, data: str) -> dict[str, Any]:
         """What the untrained model depends on, for the cache."""
-        return {k: v for k, v in vars(self).items() if k not in ("target", "template", "name", "choice_scorer")}
+        apart = {"target", "template"} | knobs(type(self))
+        return {k: v for k, v in vars(self).items() if k not in apart}
 
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """A freshly initialised model and its tokenizer; `texts` is what the tokenizer learns its merges from."""
@@ -124,14 +122,14 @@ class FromConfig:
             raise UserError(f"model.model_type={self.model_type}: {' '.join(str(error).split())[:200]}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class Pretrained:
     """A model from the hub or a local folder, and the published targets that were made from it.
 
     Safetensors only, no remote code. A target is a checkpoint that has memorised a data set.
     """
 
-    name: str
+    name: Annotated[str, KNOB]
     path: str
     """Hub id or local folder of the base model; also of a ready target, with `is_target`."""
     is_target: bool
@@ -141,54 +139,68 @@ class Pretrained:
     tokenizer: str | None
     """Hub id or folder where it is not beside the weights."""
     revision: str | None
-    """Branch, tag or commit on the hub."""
-    shape: dict[str, Any]
+    """Branch, tag or commit of the hub repository that the weights are from, for all that is read of it: weights,
+    config, and the tokenizer unless `tokenizer` names another repository."""
+    shape: Annotated[dict[str, Any], KNOB]
     """The architecture, as transformers' config has it: a dry run needs neither the hub nor weights. {}: ask it."""
-    max_length: int
-    dtype: Literal["float32", "bfloat16", "float64"]
-    choice_scorer: str
+    max_length: Annotated[int, between(1, 2**24)]
+    dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
+    """What `precision.weights` takes for its own; nothing here reads it."""
+    choice_scorer: Annotated[str, KNOB]
     """What conf/evaluator/tofu.yaml takes for its own; nothing here reads it."""
     template: Template
     target: FineTune
 
-    def __post_init__(self) -> None:
-        require(self.max_length >= 1, "max_length", self.max_length, "a whole number ≥ 1")
+    @property
+    def learns_background(self) -> bool:
+        """It knows of the world already, and what it knows is measured."""
+        return False
 
     def published(self, data: str) -> str | None:
         """The ready target for this data set, or None: then the target stage fine-tunes the base model."""
-        return self.path if self.is_target else self.targets.get(data)
+        source = self.path if self.is_target else self.targets.get(data)
+        return None if source is None else expanded(source)
 
     def check(self, data: str) -> None:
         """Before any stage: raises UserError where the weights or the tokenizer are out of reach."""
-        preflight(self.source(data), "model.path")
-        if self.tokenizer:
-            preflight(self.tokenizer, "model.tokenizer")
+        source, tokenizer = self.source(data), self._tokenizer(data)
+        check_model(source, "model.path", self._revision(source, data))
+        if tokenizer != source:
+            check_model(tokenizer, "model.tokenizer", self._revision(tokenizer, data))
 
     def source(self, data: str) -> str:
-        return self.published(data) or self.path
+        return self.published(data) or expanded(self.path)
+
+    def _tokenizer(self, data: str) -> str:
+        return self.source(data) if self.tokenizer is None else expanded(self.tokenizer)
+
+    def _revision(self, repository: str, data: str) -> str | None:
+        """`revision`, for the repository that it names; a folder has none, and another repository has its own."""
+        return None if Path(repository).is_dir() or repository != self.source(data) else self.revision
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What the weights depend on, for the cache: bytes of a local folder, or hub id and revision."""
-        source = self.source(data)
-        where: dict[str, Any] = {"source": source, "revision": self.revision, "tokenizer": self.tokenizer}
-        if Path(source).is_dir():
-            where["source"] = folder_digest(Path(source))
-        return where | {"dtype": self.dtype}
+        """What weights and tokens depend on, for the cache: of a local folder its content, else hub id and revision."""
+        source, tokenizer = self.source(data), self._tokenizer(data)
+        return {
+            "source": folder_digest(Path(source)) if Path(source).is_dir() else source,
+            "revision": self._revision(source, data),
+            "tokenizer": folder_digest(Path(tokenizer), weights=False) if Path(tokenizer).is_dir() else tokenizer,
+        }
 
     def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
         """The model without weights, on the meta device; its config comes from `path` if a folder, else `shape`."""
         source = self.source(data)
         if self.shape and not Path(source).is_dir():
             return _skeleton(AutoConfig.for_model(**self.shape), dtype)
-        preflight(source, "model.path")
-        return _skeleton(AutoConfig.from_pretrained(source, trust_remote_code=False), dtype)
+        revision = self._revision(source, data)
+        check_model(source, "model.path", revision)
+        return _skeleton(AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False), dtype)
 
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """The published target for `data`, else the base model, and the tokenizer."""
         self.check(data)
-        source = self.source(data)
-        revision = None if Path(source).is_dir() else self.revision
-        return load_folder(source, dtype, tokenizer=self.tokenizer, revision=revision)
+        source, tokenizer = self.source(data), self._tokenizer(data)
+        return load_folder(source, dtype, tokenizer=tokenizer, revision=self._revision(source, data))
 
 
 def _skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -199,7 +211,11 @@ def _skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 def load_folder(
     source: str | Path, dtype: torch.dtype, tokenizer: str | None = None, revision: str | None = None
 ) -> Loaded:
-    """A causal language model and tokenizer from a folder or hub id. Raises UserError where weights are missing."""
+    """A causal language model and tokenizer from a folder or hub id. Raises UserError where weights are missing.
+
+    `revision` is of `source`, and of the tokenizer where that is in the same repository.
+    """
+    beside = tokenizer is None or tokenizer == str(source)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
@@ -209,7 +225,9 @@ def load_folder(
             trust_remote_code=False,
             output_loading_info=True,
         )
-        made = AutoTokenizer.from_pretrained(tokenizer or source, trust_remote_code=False)
+        made = AutoTokenizer.from_pretrained(
+            source if beside else tokenizer, revision=revision if beside else None, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={source}: cannot be loaded ({' '.join(str(error).split())[:240]})") from error
     model, info = loaded
@@ -221,34 +239,14 @@ def load_folder(
     return model.eval(), made
 
 
-def preflight(source: str, key: str) -> None:
-    """Fail within seconds, in one line, where a hub id cannot be reached (the hub client itself takes minutes)."""
-    if Path(source).exists():
-        if not (Path(source) / "config.json").is_file() and not (Path(source) / "tokenizer_config.json").is_file():
-            raise UserError(f"{key}={source}: no config.json there; allowed is a Hugging Face model folder or a hub id")
-        return
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+def folder_digest(folder: Path, weights: bool = True) -> str:
+    """Of the names and bytes of what a model folder is read for: weights, config, tokenizer, templates.
 
-    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
-        raise UserError(f"{key}={source}: no such folder; allowed is a Hugging Face model folder or a hub id")
-    if any(isinstance(try_to_load_from_cache(source, f), str) for f in ("config.json", "tokenizer_config.json")):
-        return
-    instead = f"pass a local folder ({key}=/path/to/folder), or HF_TOKEN for a gated model"
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise UserError(f"{key}={source}: not in the local hub cache and HF_HUB_OFFLINE=1; {instead}")
-    try:
-        HfApi().model_info(source, timeout=5)
-    except Exception as error:  # the client raises a dozen kinds; each means the same to the user
-        raise UserError(f"{key}={source}: the hub does not serve it ({type(error).__name__}); {instead}") from error
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of the files that make a model."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".model", ".txt")):
-        with path.open("rb") as f:
-            total.update(f"{path.name}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\0".encode())
-    return total.hexdigest()
+    Without `weights`: of what a tokenizer is read for, so that one kept beside gigabytes of weights is quick to name.
+    """
+    kinds = (".json", ".jinja", ".model", ".tiktoken", ".txt", *((".safetensors",) if weights else ()))
+    found = (*folder.iterdir(), *folder.glob("additional_chat_templates/*"))
+    return digest({str(p.relative_to(folder)): file_digest(p) for p in found if p.suffix in kinds and p.is_file()})
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -7,13 +7,13 @@ Four presets cover what is called Sophia in unlearning; conf/optimizer/ has one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from simu.fields import Decay, Number, Positive, Rate, above, between, component
 from simu.optim.groups import decay_groups
 from simu.types import require
 
@@ -52,8 +52,7 @@ class Sophia(torch.optim.Optimizer):
         momentum_updates: int = 1,
         hessian_interval: int = 0,
     ) -> None:
-        check(lr, betas, gamma, eps, weight_decay, eps_mode, momentum_updates, hessian_interval)
-        defaults = {
+        settings = {
             "lr": lr,
             "betas": betas,
             "gamma": gamma,
@@ -62,8 +61,9 @@ class Sophia(torch.optim.Optimizer):
             "eps_mode": eps_mode,
             "momentum_updates": momentum_updates,
             "hessian_interval": hessian_interval,
-            "steps": 0,
         }
+        BuildSophia(**settings)  # type: ignore[arg-type]  # says what is out of range
+        defaults = {**settings, "steps": 0}
         self._clipped: tuple[Tensor | int, int] = (0, 0)
         super().__init__(params, defaults)
 
@@ -180,61 +180,29 @@ def sampled_nll(logits: Tensor, generator: torch.Generator | None = None) -> Ten
     return nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-def check(
-    lr: float,
-    betas: tuple[float, float],
-    gamma: float,
-    eps: float,
-    weight_decay: float,
-    eps_mode: str,
-    momentum_updates: int,
-    hessian_interval: int,
-) -> None:
-    """Raise FieldError for a hyper-parameter out of range."""
-    require(0 < float(lr) < float("inf"), "lr", lr, "lr > 0")
-    require(all(0 <= b < 1 for b in betas), "betas", betas, "0 ≤ β < 1, twice")
-    require(0 < gamma < float("inf"), "gamma", gamma, "gamma > 0")
-    require(0 < eps < 1, "eps", eps, "0 < eps < 1")
-    require(0 <= weight_decay < float("inf"), "weight_decay", weight_decay, "weight_decay ≥ 0")
-    require(eps_mode in ("max", "add"), "eps_mode", eps_mode, "max or add")
-    require(momentum_updates in (1, 2), "momentum_updates", momentum_updates, "1 or 2")
-    require(
-        hessian_interval >= 0, "hessian_interval", hessian_interval, "0 (from the gradient itself) or a number of steps"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
+@component
 class BuildSophia:
     """Builds `Sophia` over named parameters; no weight decay on norms and biases."""
 
-    lr: float = 5e-6
+    lr: Rate = 5e-6
     """Peak learning rate: each clipped coordinate moves by it."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay of m and of H."""
-    gamma: float = 204.8
+    gamma: Positive = 204.8
     """Scale of H in the denominator; with `hessian_interval`, ρ, as H then holds B·ĝ²."""
-    eps: float = 1e-15
+    eps: Annotated[float, above(0, 1)] = 1e-15
     """Least denominator."""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[float, between(0, 1e3)] = 0.1
     """Decoupled, times lr."""
     eps_mode: Literal["max", "add"] = "max"
     """max(γ·H, ε) or γ·H + ε."""
-    momentum_updates: int = 1
+    momentum_updates: Annotated[int, between(1, 2)] = 1
     """Updates of m a step; 2: SOUL's code."""
-    hessian_interval: int = 0
+    hessian_interval: Number = 0
     """0: H from each gradient; k: from sampled labels, every k steps."""
 
     def __post_init__(self) -> None:
-        check(
-            self.lr,
-            self.betas,
-            self.gamma,
-            self.eps,
-            self.weight_decay,
-            self.eps_mode,
-            self.momentum_updates,
-            self.hessian_interval,
-        )
+        require(self.eps_mode in ("max", "add"), "eps_mode", self.eps_mode, "max or add")
 
     def __call__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Sophia:
         return Sophia(

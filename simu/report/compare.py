@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from simu.metrics.metric import PREFIXES, SUFFIXES, find
 from simu.metrics.statistics import paired_difference, paired_scores
-from simu.report.collect import Run, Skipped, read, run_folders
-from simu.report.groups import Estimate, show
-from simu.report.tables import Column, Row, Table
+from simu.report.collect import Skipped, read, run_folders
+from simu.report.direction import arrow, better
+from simu.report.estimate import Estimate
+from simu.report.groups import show
+from simu.report.run import Run
+from simu.report.table import Column, Row, Table, counted, texts
 from simu.types import UserError
 
-NOT_COMPARED = ("n_tokens",)
+SIDES = (
+    Column(label="A", style="score"),
+    Column(label="B", style="score"),
+    Column(label="B − A", style="score", signed=True),
+)
 
 
 def one_run(path: Path) -> Run:
@@ -30,18 +38,17 @@ def one_run(path: Path) -> Run:
 
 
 def config_table(a: Run, b: Run) -> Table:
-    """Settings that differ, seeds and paths included."""
-    left, right = ({"seed": run.seed, **run.settings()} for run in (a, b))
+    """Settings that differ, the seed included."""
+    left, right = ({"seed": run.seed, **run.settings} for run in (a, b))
     rows = [
         Row((key, show(left.get(key)), show(right.get(key))))
         for key in sorted({*left, *right})
         if left.get(key) != right.get(key)
     ]
-    columns = (Column(label="setting"), Column(label="A"), Column(label="B"))
     return Table(
         name="compare_config",
         title="What differs",
-        columns=columns,
+        columns=texts("setting", "A", "B"),
         rows=tuple(rows),
         notes=(f"A: {a.path}", f"B: {b.path}"),
     )
@@ -50,58 +57,50 @@ def config_table(a: Run, b: Run) -> Table:
 def paired_table(a: Run, b: Run) -> Table:
     """B − A for every score of every split, on the rows (split, id) that both runs have.
 
-    Raises UserError where the runs share no row.
+    A row score counts where the runs average it (metrics.json has SPLIT/SCORE); others are kept for other uses. Raises
+    UserError where the runs share no row.
     """
     rows_a, rows_b = a.generations(), b.generations()
     for run in (a, b):
         if reason := run.broken.get("generations.jsonl"):
             raise UserError(f"{run.path / 'generations.jsonl'}: {reason}")
     rows = []
-    for split, metric in sorted({*_scored(rows_a)} & {*_scored(rows_b)}):
-        x, y = paired_scores(rows_a, rows_b, split, metric)
-        if not x:
-            continue
-        d = paired_difference(y, x)
-        change = Estimate(mean=d.mean, low=d.ci_low, high=d.ci_high, n=d.n, over="rows")
-        rows.append(Row((split, metric, sum(x) / len(x), sum(y) / len(y), change, f"{d.p_value:.4f}", d.n)))
+    for split, name in sorted({*_scored(rows_a)} & {*_scored(rows_b)}):
+        key = f"{split}/{name}"
+        x, y = paired_scores(rows_a, rows_b, split, name) if key in a.metrics or key in b.metrics else ([], [])
+        if x:
+            d = paired_difference(y, x)
+            change = Estimate(mean=d.mean, low=d.ci_low, high=d.ci_high, n=d.n, over="rows")
+            means = (sum(x) / len(x), sum(y) / len(y))
+            rows.append(Row((split, name, *means, change, f"{d.p_value:.4f}", d.n, arrow(better(key)))))
     if not rows:
         raise UserError(f"{a.path} and {b.path}: no scored row in common; allowed are two runs on the same data")
-    columns = (
-        Column(label="split"),
-        Column(label="score"),
-        Column(label="A", style="score"),
-        Column(label="B", style="score"),
-        Column(label="B − A", style="score", signed=True),
-        Column(label="p"),
-        Column(label="n rows", style="count"),
-    )
     notes = (
         "Difference: paired bootstrap over rows, 95 % percentile interval; p: two-sided sign-flip permutation, not "
         "corrected for the number of lines.",
         f"Rows: {len(rows_a)} in A, {len(rows_b)} in B; only those in both count.",
     )
+    columns = (*texts("split", "score"), *SIDES, *texts("p"), counted("n rows"), *texts("better"))
     return Table(name="compare_rows", title="Same rows, paired", columns=columns, rows=tuple(rows), notes=notes)
 
 
 def whole_table(a: Run, b: Run) -> Table:
-    """Metrics that are not means over rows (aggregate, membership AUC): side by side, without a paired interval."""
-    skip = ("original/", "forget/", "retain/", "world_facts/", "real_authors/", "holdout/")
-    names = [
-        n
-        for n in a.metrics
-        if n in b.metrics
-        and not n.startswith(skip)
-        and not n.rsplit("/", 1)[-1].startswith(("ci_", "n_"))
-        and not n.endswith("/n")
+    """Metrics that are not means over rows: side by side, without a paired interval."""
+    names = sorted(name for name in a.metrics if name in b.metrics and _is_whole(name))
+    rows = [
+        Row((name, a.metrics[name], b.metrics[name], b.metrics[name] - a.metrics[name], arrow(better(name))))
+        for name in names
     ]
-    rows = [Row((name, a.metrics[name], b.metrics[name], b.metrics[name] - a.metrics[name])) for name in sorted(names)]
-    columns = (
-        Column(label="metric"),
-        Column(label="A", style="score"),
-        Column(label="B", style="score"),
-        Column(label="B − A", style="score", signed=True),
-    )
+    columns = (*texts("metric"), *SIDES, *texts("better"))
     return Table(name="compare_metrics", title="Whole-run metrics", columns=columns, rows=tuple(rows))
+
+
+def _is_whole(name: str) -> bool:
+    """Of the model after unlearning, no count and no interval's end, and no mean over rows as far as is known."""
+    parts = name.split("/")
+    found = find(name)
+    said = parts[0] not in PREFIXES and parts[-1] not in SUFFIXES
+    return said and (found is None or found.metric.aggregate != "mean")
 
 
 def _scored(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
@@ -110,5 +109,5 @@ def _scored(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
         for row in rows
         if isinstance(row.get("scores"), Mapping)
         for name, value in row["scores"].items()
-        if isinstance(value, int | float) and name not in NOT_COMPARED and not name.startswith("mia_")
+        if isinstance(value, int | float)
     }

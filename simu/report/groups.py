@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
-import numpy as np
-from scipy import stats
+from simu.metrics.metric import PREFIXES, SUFFIXES
+from simu.report.defaults import option_of_method
+from simu.report.estimate import Estimate, neurons, of_metric, of_seeds
+from simu.report.run import SLOTS, Run, slot_of
 
-from simu.report.collect import Run
-
-CONFIDENCE = 0.95
 ORIGINAL = "original"
-PREFIX = "original/"
+PREFIX = f"{PREFIXES[0]}/"
 SAID = 3  # settings that a place names; of more, the rest becomes a number
-NOT_METRICS = ("/ci_low", "/ci_high", "/n", "/n_members", "/n_nonmembers")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A figure that may be printed: mean, interval, and what both are over."""
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    seeds: int = 1
-    n: int | None = None
-    """Rows a run scored for it; None where the evaluator did not say."""
-    over: Literal["seeds", "rows", ""] = ""
-    """What the interval is over: seeds (Student t) where several ran, else the evaluator's bootstrap over rows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +26,9 @@ class Group:
     """The data, and what tells this model, data and evaluator from others of the same names: 'mini (forget_offset=4)'.
     Only groups of one model and place were asked the same, so only they are set side by side."""
     original: bool = False
-    varying: tuple[str, ...] = field(default=())
-    """Settings in which this group differs from others of the same model, place, method and mask."""
+    varying: tuple[str, ...] = ()
+    """Settings in which this group differs from others of the same model, place, method and mask, and options that its
+    method does not pick by itself."""
 
     @property
     def first(self) -> Run:
@@ -58,6 +41,10 @@ class Group:
     @property
     def data(self) -> str:
         return self.first.data
+
+    @property
+    def benchmark(self) -> str:
+        return self.first.benchmark
 
     @property
     def method(self) -> str:
@@ -76,6 +63,20 @@ class Group:
         """False where every run stopped before its evaluation on purpose."""
         return any(run.metrics for run in self.runs)
 
+    @property
+    def kind(self) -> str:
+        """'simu · dual', 'simu · dual · objective=npo': method, mask and options that set it apart."""
+        said = [f"{short(key)}={show(self.settings.get(key))}" for key in self.varying if self.is_option(key)]
+        return " · ".join([self.method, *([] if self.original else [self.mask]), *said])
+
+    def is_option(self, key: str) -> bool:
+        """Whether a setting is the option of a slot ('optimizer', 'objective.retain'); the mask has its own column."""
+        return key != "mask" and slot_of(key) in SLOTS and key.replace(".", "/") in self.first.options
+
+    def option(self, slot: str) -> str:
+        """Which option fills a slot; '–' for the model before unlearning."""
+        return "–" if self.original else show(self.settings.get(slot, "–"))
+
     def differs(self, most: int | None = None) -> str:
         """'t=0.3, lr=1e-05': the settings that tell this group from its neighbours, `most` of them."""
         return ", ".join(f"{short(key)}={show(self.settings.get(key))}" for key in self.varying[:most])
@@ -93,22 +94,11 @@ class Group:
             for name in run.metrics
             if name.startswith(PREFIX) == self.original
         }
-        return sorted(n for n in names if not n.endswith(NOT_METRICS))
+        return sorted(name for name in names if name.rsplit("/", 1)[-1] not in SUFFIXES)
 
     def estimate(self, metric: str) -> Estimate | None:
         """Mean over seeds with its interval; None where no run has the metric."""
-        name = f"{PREFIX}{metric}" if self.original else metric
-        having = [run for run in self.runs if math.isfinite(run.metrics.get(name, math.nan))]
-        if not having:
-            return None
-        n = rows_scored(having[0].metrics, name)
-        values = [run.metrics[name] for run in having]
-        if len(values) > 1:
-            low, high = over_seeds(values)
-            return Estimate(mean=float(np.mean(values)), low=low, high=high, seeds=len(values), n=n, over="seeds")
-        below, above = (having[0].metrics.get(f"{name}/{end}") for end in ("ci_low", "ci_high"))
-        over: Literal["rows", ""] = "" if below is None or above is None else "rows"
-        return Estimate(mean=values[0], low=below, high=above, n=n, over=over)
+        return of_metric(self.runs, f"{PREFIX}{metric}" if self.original else metric)
 
     def rows(self, split: str) -> int | None:
         """How many rows of a split were scored."""
@@ -120,41 +110,7 @@ class Group:
         counts = [c for run in self.runs if (c := neurons(run))]
         if not counts or self.original:
             return None
-        shares = [selected / total for selected, total in counts]
-        if len(shares) == 1:
-            return Estimate(mean=shares[0], n=counts[0][1])
-        low, high = over_seeds(shares)
-        return Estimate(
-            mean=float(np.mean(shares)), low=low, high=high, seeds=len(shares), n=counts[0][1], over="seeds"
-        )
-
-
-def over_seeds(values: Sequence[float]) -> tuple[float, float]:
-    """Student t interval of the mean of the seeds' values (two at least), df = seeds − 1."""
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    if error == 0:
-        return mean, mean
-    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error)
-    return float(low), float(high)
-
-
-def neurons(run: Run) -> tuple[int, int] | None:
-    """(selected, total) MLP neurons that a run trained; None where it recorded none."""
-    mask = run.provenance.get("mask")
-    selected, total = (mask.get(n) for n in ("selected", "total")) if isinstance(mask, Mapping) else (None, None)
-    return (selected, total) if isinstance(selected, int) and isinstance(total, int) and total else None
-
-
-def rows_scored(metrics: Mapping[str, float], name: str) -> int | None:
-    """The nearest count above a metric: forget/task1/regurgitation → forget/task1/regurgitation/n, forget/task1/n, …"""
-    parts = name.split("/")
-    for depth in range(len(parts), 0, -1):
-        above = "/".join(parts[:depth])
-        if (n := metrics.get(f"{above}/n")) is not None:
-            return int(n)
-        if (members := metrics.get(f"{above}/n_members")) is not None:
-            return int(members + metrics.get(f"{above}/n_nonmembers", 0))
-    return None
+        return of_seeds([selected / total for selected, total in counts], counts[0][1])
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
@@ -164,13 +120,10 @@ def group(runs: Iterable[Run]) -> list[Group]:
     """
     found: dict[str, dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: not run.metrics):
-        found.setdefault(_key(run.settings()), {}).setdefault(run.seed, run)
+        found.setdefault(_key(run, run.settings, run.method), {}).setdefault(run.seed, run)
     members = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in found.values()]
     places = _places(itertools.chain(*members))
-    groups = [
-        Group(runs=same, settings=same[0].settings(), place=places[_key(_before_unlearning(same[0]))])
-        for same in members
-    ]
+    groups = [Group(runs=same, settings=same[0].settings, place=places[_asked(same[0])]) for same in members]
     return [_told_apart(g, groups) for g in groups if g.first.method != ORIGINAL]
 
 
@@ -181,7 +134,7 @@ def originals(runs: Iterable[Run]) -> list[Group]:
     found: dict[str, dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: -len(run.metrics)):  # retain_reference gives a run more metrics
         if any(name.startswith(PREFIX) for name in run.metrics):
-            found.setdefault(_key(_before_unlearning(run)), {}).setdefault(run.seed, run)
+            found.setdefault(_asked(run), {}).setdefault(run.seed, run)
     return [
         Group(
             runs=tuple(seeds[seed] for seed in sorted(seeds)),
@@ -194,10 +147,10 @@ def originals(runs: Iterable[Run]) -> list[Group]:
 
 
 def varying(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Settings that are not the same in all of the groups; option names (_target_) only where nothing else says it."""
+    """Settings that are not the same in all of the groups; a class only where its option's name does not say it."""
     keys = dict.fromkeys(key for g in groups for key in g.settings)
     differing = [key for key in keys if len({repr(g.settings.get(key)) for g in groups}) > 1]
-    return tuple(key for key in differing if not key.endswith("_target_")) or tuple(differing)
+    return tuple(key for key in differing if not (_is_class(key) and key.rpartition(".")[0] in differing))
 
 
 def short(key: str) -> str:
@@ -223,22 +176,28 @@ def show(value: object) -> str:
     return "null" if value is None else str(value)
 
 
+def _is_class(key: str) -> bool:
+    return key.endswith("_target_")
+
+
 def _told_apart(g: Group, groups: Sequence[Group]) -> Group:
     like = [o for o in groups if (o.model, o.place, o.method, o.mask) == (g.model, g.place, g.method, g.mask)]
-    return replace(g, varying=varying(like))
+    picked = {key: option_of_method(g.method, key) for key in g.settings if g.is_option(key)}
+    own = [key for key, option in picked.items() if option is not None and g.settings[key] != option]
+    apart = sorted(varying(like), key=lambda key: not g.is_option(key))  # options first: a note names the first few
+    return replace(g, varying=tuple(dict.fromkeys([*own, *apart])))
 
 
 def _places(runs: Iterable[Run]) -> dict[str, str]:
     """Settings of model, data and evaluator (as a key) → the data's name, with what tells them apart where need be."""
     found: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
     for run in runs:
-        settings = _before_unlearning(run)
-        found.setdefault((run.model, run.data), {})[_key(settings)] = settings
+        found.setdefault((run.model, run.data), {})[_asked(run)] = _before_unlearning(run)
     places = {}
     for (_, data), benches in found.items():
         names = dict.fromkeys(name for settings in benches.values() for name in settings)
         apart = [name for name in names if len({repr(s.get(name)) for s in benches.values()}) > 1]
-        apart.sort(key=lambda name: (name.endswith("_target_"), not name.startswith("data.")))
+        apart.sort(key=lambda name: (_is_class(name), not name.startswith("data.")))
         for number, (key, settings) in enumerate(sorted(benches.items()), 1):
             said = [f"{name.rsplit('.', 1)[-1]}={show(settings.get(name))}" for name in apart[:SAID]]
             said += [f"… #{number}"] if len(apart) > SAID else []
@@ -248,8 +207,12 @@ def _places(runs: Iterable[Run]) -> dict[str, str]:
 
 def _before_unlearning(run: Run) -> dict[str, object]:
     slots = ("model", "data", "evaluator", "precision")
-    return {k: v for k, v in run.settings().items() if k.split(".", 1)[0] in slots}
+    return {k: v for k, v in run.settings.items() if slot_of(k) in slots}
 
 
-def _key(settings: Mapping[str, object]) -> str:
-    return repr(sorted(settings.items()))
+def _asked(run: Run) -> str:
+    return _key(run, _before_unlearning(run))
+
+
+def _key(run: Run, settings: Mapping[str, object], *more: str) -> str:
+    return repr([run.benchmark, run.model, run.data, *more, sorted(settings.items())])

@@ -12,20 +12,6 @@ from importlib.resources import files
 Value = str | int | float
 Row = dict[str, Value]
 
-AGGREGATE_NOTE = (
-    "The printed aggregate is mean(1−EM_forget, 1−ROUGE_forget, 1−MIA, EM_retain, ROUGE_retain), world facts left out; "
-    "that holds for 7 of the 8 printed rows. No difference is taken from an aggregate of other parts than EM (choice) "
-    "and SOUL's MIA, which evaluator=tofu_soul gives."
-)
-EM_NOTE = (
-    "The printed forget/retain EM is read as choice_accuracy (chance 1/6), the printed world-facts EM as "
-    "contains_answer; exact_match is string equality and has no printed counterpart."
-)
-MIA_NOTE = (
-    "The printed TOFU MIA values lie near 0.19–0.24 or 0.76–0.79, as min-k with the labels in another order than the "
-    "rows gives; mia/soul_compat reproduces that order, mia/min_k is the AUC against holdout rows."
-)
-
 
 def table1() -> list[Row]:
     """TOFU results: data, model, method, aggregate, forget_em, forget_rouge_l, mia, retain_*, world_facts_*, note."""
@@ -50,6 +36,26 @@ def table4() -> list[Row]:
 def table5() -> list[Row]:
     """Critical neurons: data, model, total_mlp_neurons, critical_mlp_neurons, note."""
     return _read("table5.csv")
+
+
+def printed(number: int) -> list[Row]:
+    """The scores of Table 1 or 2; none for another number."""
+    return {1: table1, 2: table2}.get(number, list)()
+
+
+def notes(number: int) -> list[str]:
+    """How the printed figures of a table are read."""
+    return [str(row["note"]) for row in _read("notes.csv") if row["table"] == number]
+
+
+def methods() -> list[str]:
+    """The paper's methods in its order, the model before unlearning first."""
+    return list(dict.fromkeys(str(row["method"]) for row in table1()))
+
+
+def number(value: Value | None) -> float | None:
+    """A printed figure; None for a cell that holds none."""
+    return float(value) if isinstance(value, int | float) else None
 
 
 def find(rows: list[Row], **keys: Value) -> Row | None:

@@ -2,9 +2,11 @@
 
     cache_dir/<stage>/<digest>/            inputs.json (what it depends on, readable), files.json (SHA-256 of each file)
     cache_dir/<stage>/<digest>.partial/    work in progress; a killed stage goes on from its checkpoint there
+    cache_dir/<stage>/<digest>.damaged/    an entry that was not what its manifest says, moved aside
     cache_dir/<stage>/<digest>.lock        two jobs that need the same stage at the same time do it once
+    cache_dir/<stage>/<digest>.use         held by every process that works with the entry, so that no prune removes it
 
-`python -m simu.cache ls|show|verify|prune` looks after it.
+An entry is exactly its manifest: a file more, a file less or another byte is damage.
 """
 
 from __future__ import annotations
@@ -14,18 +16,29 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from simu.store.files import digest, file_digest, write_json
+from simu.store.files import file_digest, write_json
+from simu.store.identity import Address
+
+try:
+    import fcntl
+except ImportError:  # no POSIX locks: `prune` then goes by age alone
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 INPUTS, FILES, CHECKPOINT = "inputs.json", "files.json", "checkpoint"
+ASIDE = (".partial", ".damaged")
+LIBRARIES = ("torch", "transformers", "tokenizers")
+"""Recorded with an entry; a hit that another version computed says so."""
 
 
 @dataclass(frozen=True)
@@ -45,72 +58,144 @@ class Entry:
 class Cache:
     root: Path
 
-    def stage(self, name: str, inputs: Mapping[str, Any], compute: Callable[[Path], None]) -> Entry:
-        """The folder of stage `name` for `inputs`, computed by `compute(folder)` where it is not there and whole.
+    def stage(self, address: Address, compute: Callable[[Path], None]) -> Entry:
+        """The folder of a stage's result, computed by `compute(folder)` where it is not there and whole.
 
         `compute` may keep checkpoints in folder/'checkpoint'; they are removed when it returns.
         """
-        key = digest(inputs)
+        name, key = address.stage, address.digest
         folder = self.root / name / key
+        if not _writable(folder.parent) and folder.is_dir() and not faults(folder):
+            return self._hit(address, folder)  # a shared cache that this user may only read
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(f"{key}.lock"), f"{name} {key}"):
+            hold(folder)
             if folder.is_dir():
                 if not (fault := faults(folder)):
-                    return Entry(name, key, folder, True, _seconds(folder))
-                log.warning("cache: %s/%s is damaged (%s); computing it again", name, key, fault)
-                shutil.rmtree(folder)
-            partial = folder.with_name(f"{key}.partial")
-            partial.mkdir(exist_ok=True)
+                    return self._hit(address, folder)
+                aside = folder.with_name(f"{key}.damaged")
+                log.warning("cache: %s/%s is damaged (%s): moved aside, computed again", name, key, fault)
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+            partial = _clean(folder.with_name(f"{key}.partial"))
             start = time.perf_counter()
             compute(partial)
             seconds = time.perf_counter() - start
-            _seal(partial, {"stage": name, "inputs": dict(inputs), "seconds": round(seconds, 3)})
+            _seal(partial, {"stage": name, **address.inputs, "seconds": round(seconds, 3), "versions": versions()})
             os.replace(partial, folder)
             return Entry(name, key, folder, False, seconds)
 
+    def _hit(self, address: Address, folder: Path) -> Entry:
+        record = json.loads((folder / INPUTS).read_text())
+        before = record.get("versions") or {}
+        if other := [f"{k} {v}" for k, v in before.items() if versions().get(k) != v]:
+            log.info("cache: %s %s was computed with %s", address.stage, address.digest, ", ".join(other))
+        return Entry(address.stage, address.digest, folder, True, float(record.get("seconds", 0.0)))
 
-class _locked:
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a result may depend on."""
+    return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def _writable(folder: Path) -> bool:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
+
+
+def _clean(partial: Path) -> Path:
+    """The partial folder, made anew but for its checkpoint: whatever else a killed run left may be half written."""
+    partial.mkdir(exist_ok=True)
+    for path in partial.iterdir():
+        if path.name == CHECKPOINT:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return partial
+
+
+@contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
     """A file lock that says when it has to wait."""
+    lock = FileLock(path, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("cache: another run is computing %s; waiting for it", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
-    def __init__(self, path: Path, what: str):
-        self.lock, self.what = FileLock(path), what
 
-    def __enter__(self) -> None:
+_HELD: dict[Path, Any] = {}
+
+
+def hold(folder: Path) -> None:
+    """Mark an entry as in use until this process ends: `prune` leaves it alone."""
+    path = folder.with_name(f"{folder.name}.use")
+    if fcntl is not None and path not in _HELD:
+        _HELD[path] = path.open("a")
+        fcntl.flock(_HELD[path], fcntl.LOCK_SH)
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[bool]:
+    """Whether no process computes or uses the entry (`<digest>` or one of its folders aside); none can inside."""
+    bare = folder.with_name(folder.name.split(".")[0])
+    lock = FileLock(bare.with_name(f"{bare.name}.lock"), mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield _free(bare.with_name(f"{bare.name}.use"))
+    finally:
+        lock.release()
+
+
+def _free(path: Path) -> bool:
+    if fcntl is None or not path.exists():
+        return True
+    with path.open("a") as handle:
         try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            log.info("cache: another run is computing %s; waiting for it", self.what)
-            self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
-def _seal(folder: Path, inputs: Mapping[str, Any]) -> None:
+def _seal(folder: Path, record: dict[str, Any]) -> None:
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-    write_json(folder / INPUTS, inputs)
+    write_json(folder / INPUTS, record)
     (folder / FILES).unlink(missing_ok=True)
-    write_json(folder / FILES, {str(p.relative_to(folder)): file_digest(p) for p in _files(folder)})
+    write_json(folder / FILES, {str(p.relative_to(folder)): file_digest(p) for p in files_of(folder)})
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILES)
-
-
-def _seconds(folder: Path) -> float:
-    return float(json.loads((folder / INPUTS).read_text()).get("seconds", 0.0))
+def files_of(folder: Path) -> list[Path]:
+    """What a manifest lists: every file, links and empty folders too (which no entry has)."""
+    found = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir() or not any(p.iterdir())]
+    return sorted(p for p in found if p != folder / FILES)
 
 
 def faults(folder: Path) -> str:
-    """What is wrong with a finished stage: '' where every file is there with the content it was sealed with."""
+    """What is wrong with a finished stage: '' where it is exactly what it was sealed as."""
     try:
         sealed = json.loads((folder / FILES).read_text())
     except (OSError, ValueError):
         return f"{FILES} is missing or unreadable"
+    if not isinstance(sealed, dict) or INPUTS not in sealed:
+        return f"{FILES} is no manifest"
     for name, expected in sealed.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
+        if path.is_symlink() or not path.is_file():
+            return f"{name} is {'not a file' if os.path.lexists(path) else 'missing'}"
         if file_digest(path) != expected:
             return f"{name} is altered or truncated"
-    return ""
+    more = {str(p.relative_to(folder)) for p in files_of(folder)} - set(sealed)
+    return f"{min(more)} does not belong to it" if more else ""

@@ -1,9 +1,13 @@
-"""A file that lets a killed training go on: whole or not there, and taken up only by the run that wrote it."""
+"""A file that lets killed work go on: whole or not there, checked, and taken up only by the run that wrote it.
+
+A checkpoint carries a layout version, the fingerprint of its run and a checksum of its content. Any of them that is not
+as expected starts the work again from its beginning, with a line that says why.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +16,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from simu.store.files import file_digest, replacing, write_json
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LAYOUT = 1
+"""Of the state that `save` is given and the files it makes; raised when either changes."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors and plain values in one file."""
+    """Tensors and plain values in a file; beside it, as .json, what the file must be."""
 
     path: Path | None
     """None: nothing is kept."""
@@ -30,26 +39,40 @@ class Checkpoint:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        try:
-            torch.save({**state, "fingerprint": self.fingerprint}, temporary)
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self.path) as temporary:
+            torch.save(dict(state), temporary)
+            # The record names the new file and the one that stands there still: whichever a kill leaves, it is known.
+            known = [file_digest(temporary), *self._record().get("digests", [])[:1]]
+            write_json(self._beside, {"layout": LAYOUT, "fingerprint": self.fingerprint, "digests": known})
 
     def load(self) -> dict[str, Any] | None:
         """None where there is nothing to take up; with a warning if there is a file all the same."""
         if self.path is None or not self.path.exists():
             return None
-        try:
+        record = self._record()
+        if record.get("layout") != LAYOUT:
+            reason = "of another layout"
+        elif record.get("fingerprint") != self.fingerprint:
+            reason = "of another run (settings, rows, code or seed differ)"
+        elif file_digest(self.path) not in record.get("digests", []):
+            reason = "altered or truncated"
+        else:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises whatever the broken bytes lead to
-            log.warning("checkpoint %s is not readable (%s): starting anew", self.path, type(error).__name__)
-            return None
-        if state.get("fingerprint") != self.fingerprint:
-            log.warning("checkpoint %s is of another run (settings, rows or seed differ): starting anew", self.path)
-            return None
-        return state
+            return state
+        log.warning("checkpoint %s is %s: starting anew", self.path, reason)
+        return None
+
+    @property
+    def _beside(self) -> Path:
+        assert self.path is not None
+        return self.path.with_suffix(".json")
+
+    def _record(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self._beside.read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
 
     def kept(self, compute: Callable[[], T]) -> T:
         """The value in the file; else computed, and put there."""

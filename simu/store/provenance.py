@@ -1,37 +1,77 @@
-"""What a number came from: versions, machine, command, config digest, and each stage's digest."""
+"""provenance.json: what a run's numbers came from, from its first moment to its end."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import shlex
 import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from simu.store.files import digest, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the run folder's layout; the report skips others by name."""
-
+FILE = "provenance.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "hydra-core", "accelerate", "peft", "rouge-score")
 
 
-def describe(config: dict[str, Any], config_digest: str, overrides: list[str]) -> dict[str, Any]:
-    """Everything about a run that is known when it starts. No host name, no user, no path outside the command."""
-    return {
-        "schema": SCHEMA,
-        "status": "running",
-        "config_digest": config_digest,
-        "command": f"python -m simu.run {' '.join(overrides)}".strip(),
-        "switches": config,
-        "git": git_state(),
-        "versions": {"python": platform.python_version(), **versions()},
-        "machine": machine(),
-        "threads": torch.get_num_threads(),
-        "started": now(),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run's record. No host name, no user, no path outside the command."""
+
+    folder: Path
+    switches: Mapping[str, Any]
+    """The composed config, as plain values."""
+    command: Sequence[str]
+    """The overrides of the command line."""
+    facts: Mapping[str, Any]
+    """benchmark, method, options (slot → option), settings (all that can change a result), seeded, presets."""
+
+    def write(self) -> None:
+        """At the start: status `running`."""
+        write_json(self.folder / FILE, self._started() | {"status": "running"})
+
+    def end(self, status: str, **more: Any) -> None:
+        """At the end: `completed`, with the stages, or `dry run`."""
+        write_json(self.folder / FILE, _read(self.folder) | {"status": status, "finished": now(), **more})
+
+    def _started(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "schema": SCHEMA,
+            "config_digest": digest(json.loads(json.dumps(self.switches, default=str))),
+            "command": shlex.join(["python", "-m", "simu.run", *self.command]),
+            "switches": self.switches,
+            **self.facts,
+            "git": git_state(),
+            "versions": {"python": platform.python_version(), **versions()},
+            "machine": machine(),
+            "threads": torch.get_num_threads(),
+            "started": now(),
+        }
+
+
+def record_end(folder: Path, status: str, reason: str) -> None:
+    """Mark a run as failed or stopped, with a one-line reason, for sweeps and reports."""
+    with suppress(OSError):  # a full disk: what the run failed with is the thing to say
+        write_json(folder / FILE, _read(folder) | {"status": status, "reason": reason, "finished": now()})
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / FILE).read_text())
+    except (OSError, ValueError):
+        return {"schema": SCHEMA}
+    return found if isinstance(found, dict) else {"schema": SCHEMA}
 
 
 def now() -> str:
@@ -43,15 +83,15 @@ def versions() -> dict[str, str]:
 
     found = {"simu": __version__}
     for name in LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def machine() -> dict[str, Any]:
     """Kind and size of the machine: what timings depend on."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "gpus": gpus}
 
@@ -69,9 +109,8 @@ def git_state() -> dict[str, Any] | None:
     """Commit and whether the tree differs from it; None outside a checkout."""
 
     def ask(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}

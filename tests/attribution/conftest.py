@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from float64 import true_float64
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -24,9 +25,9 @@ LOSS = {"log_prob": lambda lp: lp, "nll": lambda lp: -lp, "prob": torch.exp}
 
 
 def random_model(model_type: str, **kwargs) -> nn.Module:
-    """A float64 model whose weights are large enough for every part to matter."""
+    """A model that is float64 throughout, with weights large enough for every part to matter."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **kwargs)).double().eval()
+    model = true_float64(AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **kwargs)))
     for p in model.parameters():
         if p.dim() > 1:
             p.data.normal_(0, 0.3)
@@ -81,8 +82,11 @@ def rows_of(batch: dict[str, Tensor]):
         yield b, batch["input_ids"][b, :n], [t for t in range(1, n) if labels[t] != -100]
 
 
-def path_points(m: int, path: str) -> list[float]:
-    return [{"right": j, "left": j - 1, "midpoint": j - 0.5}[path] / m for j in range(1, m + 1)]
+def path_points(m: int, path: str | list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(node, weight) by the rule's name, or as they are given."""
+    if not isinstance(path, str):
+        return path
+    return [({"right": j, "left": j - 1, "midpoint": j - 0.5}[path] / m, 1.0) for j in range(1, m + 1)]
 
 
 def brute_force(model, batch, m, objective="log_prob", layers="single", path="right") -> list[Tensor]:
@@ -92,14 +96,14 @@ def brute_force(model, batch, m, objective="log_prob", layers="single", path="ri
         for t in scored:
             beta = [x[-1] for x in clean_vectors(model, ids[:t])]
             att = torch.zeros(len(down), len(beta[0]), dtype=torch.float64)
-            for f in path_points(m, path):
+            for f, w in path_points(m, path):
                 together = [range(len(down))] if layers == "all" else [[i] for i in range(len(down))]
                 for chosen in together:
                     a = {i: (f * beta[i]).requires_grad_() for i in chosen}
                     hooks = [(down[i], replaced(slice(t - 1, t), a[i][None])) for i in chosen]
                     loss = LOSS[objective](log_probs(model, ids[:t], hooks)[-1, ids[t]])
                     for i, g in zip(chosen, torch.autograd.grad(loss, list(a.values())), strict=True):
-                        att[i] += beta[i] * g / m
+                        att[i] += w * beta[i] * g / m
             samples.append((b, att))
     return samples
 
@@ -111,13 +115,13 @@ def brute_force_sequence(model, batch, m, objective="log_prob", layers="single",
         at = torch.tensor(scored) - 1
         beta = [x[at] for x in clean_vectors(model, ids)]
         att = torch.zeros(len(scored), len(down), beta[0].shape[-1], dtype=torch.float64)
-        for f in path_points(m, path):
+        for f, w in path_points(m, path):
             for chosen in [range(len(down))] if layers == "all" else [[i] for i in range(len(down))]:
                 a = {i: (f * beta[i]).requires_grad_() for i in chosen}
                 lp = log_probs(model, ids, [(down[i], replaced(at, a[i])) for i in chosen])
                 loss = LOSS[objective](lp[at, ids[at + 1]]).sum()
                 for i, g in zip(chosen, torch.autograd.grad(loss, list(a.values())), strict=True):
-                    att[:, i] += beta[i] * g / m
+                    att[:, i] += w * beta[i] * g / m
         samples += [(b, one) for one in att]
     return samples
 

@@ -1,11 +1,12 @@
-"""The two baselines, and feeding rows to any attribution."""
+"""The two baselines, and rows made into batches for any attribution."""
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from simu.attribution import Activation, Gradient, Integrated, count_samples, feed
+from simu.attribution import Activation, Gradient, Integrated, attribution_batches, count_samples
+from simu.fields import knobs
 from simu.types import Example, Template
 
 
@@ -43,6 +44,17 @@ def test_gradient_switches_do_something(llama, batch, reference):
         assert reference.error(other(llama, [batch]), plain) > 1e-3
 
 
+def test_what_is_marked_as_a_knob_changes_nothing(llama, batch):
+    """And no memory setting is marked: another cut of the rows rounds otherwise."""
+    assert knobs(Integrated) == frozenset()
+    others = {"m": 7, "objective": "prob", "position": "sequence"}
+    for component, expected in ((Gradient, {"m"}), (Activation, {"m", "objective", "position"})):
+        assert knobs(component) == expected
+        plain = component()(llama, [batch])
+        for name in expected:
+            assert torch.equal(component(**{name: others[name]})(llama, [batch]), plain)
+
+
 def test_activation_by_hand(llama, batch, reference):
     seen = []
     hook = reference.down(llama)[1].register_forward_hook(lambda _, __, out: seen.append(out.detach()))
@@ -72,9 +84,9 @@ EXAMPLES = [
 ]
 
 
-def test_feed_sorts_groups_and_marks_the_template(tokenizer):
+def test_batches_are_sorted_groups_and_marks_the_template(tokenizer):
     template = Template(prompt="Q {prompt} A")
-    batches, names = feed(tokenizer, template, EXAMPLES, batch_size=2, tokens="template")
+    batches, names = attribution_batches(tokenizer, template, EXAMPLES, batch_size=2, tokens="template")
     assert names == ["x", "y"]
     assert [b["input_ids"].shape for b in batches] == [(2, 12), (1, 6)]
     assert [b["group"].tolist() for b in batches] == [[1, 0], [0]]
@@ -83,11 +95,11 @@ def test_feed_sorts_groups_and_marks_the_template(tokenizer):
         assert torch.equal(b["template"].bool(), (b["input_ids"] == ids["Q"]) | (b["input_ids"] == ids["A"]))
     assert count_samples(batches) == 2 + 4 + 2  # answers and EOS
     assert count_samples(batches, "template") == 8 + 3  # and "A"; nothing predicts the opening "Q"
-    assert "template" not in feed(tokenizer, template, EXAMPLES, batch_size=2)[0][0]
+    assert "template" not in attribution_batches(tokenizer, template, EXAMPLES, batch_size=2)[0][0]
 
 
 def test_template_tags_follow_a_cut_prompt(tokenizer):
-    batches, _ = feed(
+    batches, _ = attribution_batches(
         tokenizer, Template(prompt="Q {prompt} A"), EXAMPLES[1:2], batch_size=1, max_length=7, tokens="template"
     )
     kept = tokenizer.convert_ids_to_tokens(batches[0]["input_ids"][0].tolist())
@@ -95,9 +107,11 @@ def test_template_tags_follow_a_cut_prompt(tokenizer):
     assert batches[0]["template"][0].tolist() == [0, 0, 0, 0, 0, 1, 0]
 
 
-def test_fed_rows_run_through_every_attribution(tokenizer, reference):
+def test_made_batches_run_through_every_attribution(tokenizer, reference):
     model = reference.model("llama", **reference.small)
-    batches, names = feed(tokenizer, Template(prompt="Q {prompt} A"), EXAMPLES, batch_size=2, tokens="template")
+    batches, names = attribution_batches(
+        tokenizer, Template(prompt="Q {prompt} A"), EXAMPLES, batch_size=2, tokens="template"
+    )
     for attribution in (Integrated(m=2), Integrated(m=2, tokens="template"), Gradient(), Activation()):
         by_group = attribution(model, batches, groups=len(names))
         assert by_group.shape == (2, 3, 16)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from simu.attribution import Integrated, count_samples, neuron_attribution
+from simu.attribution.path import RULES, path_points
 from simu.types import FieldError, UserError
 
 
@@ -49,8 +50,6 @@ ARCHITECTURES = {
     "opt": ("opt", S | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
     "opt, norm after": ("opt", S | {"ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
 }
-# Gemma 2 has no SDPA: its own softmax rounds to float32, whichever way it is run.
-ALLOWED = {"gemma2": 1e-6, "llama, eager": 1e-6, "mistral, window, eager": 1e-6}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -64,7 +63,7 @@ def test_equals_brute_force(name, reference):
     batch = reference.batch([(4, 7), (2, 3)])  # answers past the window of 4; the second row is padded
     expected = reference.total(reference.samples(model, batch, m=3))
     got = neuron_sums(model, [batch], m=3)
-    assert reference.error(got, expected) < ALLOWED.get(name, 1e-9)
+    assert reference.error(got, expected) < 1e-12
 
 
 @pytest.fixture
@@ -98,8 +97,28 @@ def test_every_switch_equals_its_brute_force_and_changes_the_scores(switch, llam
     got = neuron_sums(llama, [batch], **settings)
     absolute = settings.pop("reduction", "signed") == "absolute"
     force = reference.sequence if settings.pop("position", "next_token") == "sequence" else reference.samples
-    assert reference.error(got, reference.total(force(llama, batch, **settings), absolute)) < 1e-9
+    assert reference.error(got, reference.total(force(llama, batch, **settings), absolute)) < 1e-12
     assert reference.error(got, neuron_sums(llama, [batch], m=3)) > 1e-2
+
+
+UNEVEN = [(0.1, 0.6), (0.4, 1.5), (1.0, 0.9)]  # its last node is the clean end, which all layers share
+
+
+@pytest.mark.parametrize("switch", [{}, {"layers": "all"}, {"position": "sequence"}, {"max_memory": 0.0002}], ids=str)
+def test_a_path_rule_with_weights_is_one_more_entry(switch, llama, batch, reference, monkeypatch):
+    monkeypatch.setitem(RULES, "uneven", lambda m: tuple(map(list, zip(*UNEVEN, strict=True))))
+    got = neuron_sums(llama, [batch], m=3, path="uneven", **switch)
+    force = reference.sequence if "position" in switch else reference.samples
+    expected = reference.total(force(llama, batch, m=3, path=UNEVEN, layers=switch.get("layers", "single")))
+    assert reference.error(got, expected) < 1e-12
+
+
+def test_path_points_by_hand():
+    assert path_points(4, "right") == ([0.25, 0.5, 0.75, 1.0], [1.0] * 4)
+    assert path_points(4, "left") == ([0.0, 0.25, 0.5, 0.75], [1.0] * 4)
+    assert path_points(2, "midpoint") == ([0.25, 0.75], [1.0, 1.0])
+    with pytest.raises(FieldError, match="path='down': allowed is right, left, midpoint"):
+        path_points(2, "down")
 
 
 def test_sequence_with_gaps_between_scored_tokens(llama, batch, reference):
@@ -107,7 +126,7 @@ def test_sequence_with_gaps_between_scored_tokens(llama, batch, reference):
     for layers in ("single", "all"):
         expected = reference.total(reference.sequence(llama, batch, m=2, layers=layers))
         got = neuron_sums(llama, [batch], m=2, position="sequence", layers=layers)
-        assert reference.error(got, expected) < 1e-9
+        assert reference.error(got, expected) < 1e-12
 
 
 def test_template_tokens_are_scored_when_asked(llama, batch, reference):
@@ -118,7 +137,7 @@ def test_template_tokens_are_scored_when_asked(llama, batch, reference):
     more["labels"][0, 2] = batch["input_ids"][0, 2]
     expected = reference.total(reference.samples(llama, more, m=2))
     got = neuron_sums(llama, [batch], m=2, tokens="template")
-    assert reference.error(got, expected) < 1e-9
+    assert reference.error(got, expected) < 1e-12
     assert (count_samples([batch]), count_samples([batch], "template")) == (10, 11)
 
 
@@ -203,8 +222,9 @@ def test_a_batch_of_the_wrong_kind_is_one_clear_line(llama, batch):
         neuron_attribution(llama, [batch], m=2, groups=2)
     with pytest.raises(FieldError, match="m=0"):
         neuron_attribution(llama, [batch], m=0)
-    with pytest.raises(FieldError, match="batch_size=0"):
-        Integrated(batch_size=0)
+    for field, value in (("batch_size", 0), ("m", 5000), ("max_memory", 0.0)):
+        with pytest.raises(FieldError, match=f"{field}={value}"):
+            Integrated(**{field: value})
 
 
 def test_the_component_does_what_the_function_does(llama, batch):

@@ -95,8 +95,8 @@ def test_the_prediction_is_an_upper_bound_and_not_absurd(settings, model, batch)
 
 def test_a_tight_limit_changes_the_cut_and_not_the_scores(model, batch):
     free, tight = {"m": 4}, {"m": 4, "max_memory": (WEIGHTS + 4e6) / GIB}
-    assert plan(model, [batch], **tight).units > plan(model, [batch], **free).units
-    assert len(plan(model, [batch], **tight).pieces) > 1
+    assert plan(model, [batch], **tight).passes > plan(model, [batch], **free).passes
+    assert len(plan(model, [batch], **tight).micro_batches) > 1
     a, b = (neuron_attribution(model, [batch], **x) for x in (free, tight))
     assert float((a - b).abs().max() / a.abs().max()) < 1e-4
 

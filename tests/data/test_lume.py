@@ -9,10 +9,13 @@ import huggingface_hub.errors
 import pyarrow
 import pyarrow.parquet
 import pytest
+from benchmark_rows import by_task, lume_documents, lume_public, lume_rows
 
 from simu.data import digest, lume
 from simu.data.lume import Lume, document_id, kind
 from simu.types import Example, FieldError, UserError
+
+FOLDS = ("train", "validation", "heldout")
 
 
 def tally(rows):
@@ -24,37 +27,26 @@ def sizes(splits):
 
 
 def test_heldout_is_the_papers_fold(lume_dir):
-    """1094 and 1052 rows; per-task counts as the cells of the paper's Table 2 are fractions of them."""
-    splits = Lume(path=str(lume_dir))()
-    assert (len(splits.forget), len(splits.retain)) == (1094, 1052)
-    pii = {("Task2", f"qa{i}"): 96 for i in range(5)}
-    assert tally(splits.forget) == {
-        ("Task1", "sc1"): 116,
-        ("Task1", "qa0"): 116,
-        ("Task2", "sc1"): 96,
-        **pii,
-        ("Task3", "sc1"): 143,
-        ("Task3", "qa0"): 143,
+    splits, documents = Lume(path=str(lume_dir))(), lume_documents(lume_dir)
+    assert (len(splits.forget), len(splits.retain)) == lume_rows(lume_dir)["heldout"]
+    assert tally(splits.forget) == by_task(documents["forget"])
+    assert tally(splits.retain) == by_task(documents["retain"])
+    members = documents["forget"][2]
+    assert sizes(splits) == {
+        "forget": len(splits.forget),
+        "retain": len(splits.retain),
+        "mia_member": members,
+        "mia_nonmember": members,
     }
-    pii = {("Task2", f"qa{i}"): 100 for i in range(5)}
-    assert tally(splits.retain) == {
-        ("Task1", "sc1"): 91,
-        ("Task1", "qa0"): 91,
-        ("Task2", "sc1"): 100,
-        **pii,
-        ("Task3", "sc1"): 135,
-        ("Task3", "qa0"): 135,
-    }
-    assert sizes(splits) == {"forget": 1094, "retain": 1052, "mia_member": 143, "mia_nonmember": 143}
 
 
-@pytest.mark.parametrize(
-    ("fold", "forget", "retain"), [("train", 1112, 1136), ("validation", 254, 278), ("all", 2732, 2734)]
-)
-def test_other_folds(lume_dir, fold, forget, retain):
+@pytest.mark.parametrize("fold", ["train", "validation", "all"])
+def test_other_folds(lume_dir, fold):
     splits = Lume(path=str(lume_dir), fold=fold, mia_set="public")()
+    forget, retain = lume_rows(lume_dir)[fold]
+    members, others = lume_public(lume_dir)
     assert (len(splits.forget), len(splits.retain)) == (forget, retain)
-    assert sizes(splits) == {"forget": forget, "retain": retain, "mia_member": 150, "mia_nonmember": 150}
+    assert sizes(splits) == {"forget": forget, "retain": retain, "mia_member": members, "mia_nonmember": others}
 
 
 def test_rows_are_the_files_rows(lume_dir):
@@ -109,11 +101,30 @@ def test_matching_is_the_best_there_is():
     assert sum(abs(len(a) - len(b)) for (_, a), (_, b) in zip(inside, outside, strict=True)) == best == 19
 
 
-def test_members_are_what_the_model_saw(lume_dir):
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A fold and side has 60, 48 and 72 documents of the three tasks: 120 + 288 + 144 rows."""
+    folder = tmp_path_factory.mktemp("lume")
+    (folder / "folds").mkdir()
+    for side in ("forget", "retain"):
+        rows = []
+        for fold in FOLDS:
+            names = [f"{side[0]}{fold[0]}{task}-{i}-" for task, n in ((1, 60), (2, 48), (3, 72)) for i in range(n)]
+            (folder / "folds" / f"{side}_{fold}.txt").write_text("\n".join(names))
+            for name in names:
+                kinds = ("sc1", *(f"qa{k}" for k in range(5 if name[2] == "2" else 1)))
+                cells = {"input": f"In {name}", "output": "Out", "task": f"Task{name[2]}"}
+                rows += [json.dumps(cells | {"id": name + kind}) for kind in kinds]
+        (folder / f"{side}.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def test_members_are_what_the_model_saw(many):
     """With a subset, documents that were left out of training are no members."""
-    splits = Lume(path=str(lume_dir), forget_rows=100)()
+    splits = Lume(path=str(many), forget_rows=100)()
     trained = {document_id(r.id) for r in splits.forget if r.group == "Task3"}
     assert {r.id.removeprefix("mia_member/") for r in splits.evaluation["mia_member"]} == trained
+    assert 0 < len(trained) < 72
 
 
 def test_files_set(lume_dir, tmp_path):
@@ -133,34 +144,30 @@ def test_files_set(lume_dir, tmp_path):
         Lume(path=str(lume_dir), fold="all", mia_set="files", **files)()
 
 
-def test_subset_keeps_documents_whole_and_the_shares_of_tasks(lume_dir):
-    whole = Lume(path=str(lume_dir))()
-    splits = Lume(path=str(lume_dir), forget_rows=200, retain_rows=50)()
+def test_subset_keeps_documents_whole_and_the_shares_of_tasks(many):
+    whole = Lume(path=str(many))()
+    splits = Lume(path=str(many), forget_rows=200, retain_rows=50)()
     assert 200 <= len(splits.forget) <= 205
     assert 50 <= len(splits.retain) <= 55
     of_document = Counter(document_id(r.id) for r in whole.forget)
     assert all(of_document[d] == n for d, n in Counter(document_id(r.id) for r in splits.forget).items())
-    for task in ("Task1", "Task2", "Task3"):
-        share = [sum(r.group == task for r in s.forget) / len(s.forget) for s in (whole, splits)]
-        assert abs(share[0] - share[1]) < 0.03
+    for task, rows in (("Task1", 120), ("Task2", 288), ("Task3", 144)):
+        assert abs(sum(r.group == task for r in splits.forget) / len(splits.forget) - rows / 552) < 0.03
     assert set(splits.forget) < set(whole.forget)
 
 
 def test_evaluation_cap_and_one_task(lume_dir):
-    splits = Lume(path=str(lume_dir), forget="Task2", mia_set="public", evaluation_rows=10)()
-    assert len(splits.forget) == 576
+    splits = Lume(path=str(lume_dir), forget="Task2", mia_set="public", evaluation_rows=2)()
+    assert len(splits.forget) == 6 * lume_documents(lume_dir)["forget"][1]
     assert {r.group for r in splits.forget} == {"Task2"}
-    assert len(splits.retain) == 1052
-    assert sizes(splits) == dict.fromkeys(("forget", "retain", "mia_member", "mia_nonmember"), 10)
+    assert len(splits.retain) == lume_rows(lume_dir)["heldout"][1]
+    assert sizes(splits) == dict.fromkeys(("forget", "retain", "mia_member", "mia_nonmember"), 2)
 
 
 @pytest.mark.parametrize(("seam", "text"), [("space", "in out"), ("official", "inout")])
 def test_seam(folder, seam, text):
     template = Lume(path=str(folder), seam=seam)().template
     assert template.render("in") + template.separator + "out" == text
-
-
-FOLDS = ("train", "validation", "heldout")
 
 
 def row(i, task="Task3", which="sc1"):
@@ -289,9 +296,12 @@ def test_ranges(fields, name):
 
 
 def test_forget_offset_is_folds_back(lume_dir):
-    """Row counts of the folds as published: train 1112 + 1136, validation 254 + 278."""
-    sizes = [(len(s.forget), len(s.retain)) for k in (1, 2) for s in [Lume(path=str(lume_dir), forget_offset=k)()]]
-    assert sizes == [(254, 278), (1112, 1136)]
+    shown = Lume(path=str(lume_dir))()
+    for offset, fold in ((1, "validation"), (2, "train")):
+        back, there = Lume(path=str(lume_dir), forget_offset=offset)(), Lume(path=str(lume_dir), fold=fold)()
+        assert (len(back.forget), len(back.retain)) == lume_rows(lume_dir)[fold]
+        assert back == there
+        assert not {r.id for r in back.forget} & {r.id for r in shown.forget}
     for fold, offset in (("heldout", 3), ("train", 1), ("all", 1)):
-        with pytest.raises(FieldError, match=f"forget_offset={offset}: allowed is 0 to "):
+        with pytest.raises(FieldError, match=f"forget_offset={offset}: allowed is "):
             Lume(fold=fold, forget_offset=offset, mia_set="public")

@@ -7,8 +7,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from simu.data import digest
-from simu.data.mini import Mini, forget_count
-from simu.data.mini_text import POOLS, TOPICS
+from simu.data.mini import Mini, forget_count, phrases
 from simu.types import FieldError
 
 
@@ -46,8 +45,10 @@ def test_rows_are_unique_and_authors_disjoint():
 
 
 def test_every_pool_has_one_length_and_no_repeats():
-    assert {len(values) for values in POOLS.values()} == {32}
-    assert all(len(set(values)) == len(values) for values in POOLS.values())
+    pools = phrases().pools
+    assert {len(values) for values in pools.values()} == {32}
+    assert all(len(set(values)) == len(values) for values in pools.values())
+    assert len(phrases().first_names) == len(phrases().last_names)
 
 
 def test_no_placeholder_is_left():
@@ -120,7 +121,7 @@ def test_row_caps():
 def test_large_sizes_have_unique_names_and_prompts():
     splits = Mini(authors=400, holdout_authors=400)()
     prompts = [r.prompt for r in splits.forget + splits.retain + splits.evaluation["holdout"]]
-    assert len(set(prompts)) == 800 * len(TOPICS)
+    assert len(set(prompts)) == 800 * len(phrases().topics)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +141,22 @@ def test_ranges(field, value):
         Mini(**{field: value})
 
 
-def test_content_is_pinned():
-    """A change of words changes every cached target and printed number: then change this digest knowingly."""
-    splits = Mini()()
-    assert (
-        digest(splits.forget + splits.retain + splits.evaluation["holdout"] + splits.background)
-        == "194d62f33fae5b85b562a744eca88f5f82d4457393896e2b99c0dd0da3286c4c"
-    )
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "194d62f33fae5b85b562a744eca88f5f82d4457393896e2b99c0dd0da3286c4c"),
+        ({"seed": 1}, "06784b09a271b24ee3bc414becc9c7b5ecabd8edca99f3516a74093d2432d723"),
+        (
+            {"seed": 7, "authors": 400, "holdout_authors": 400},
+            "4a7ecd69e6770a155f62b887988aa0675c9eb22a7b7f627f105ec1a2ee300be2",
+        ),
+        (
+            {"forget": "05", "forget_offset": 2, "authors": 50},
+            "ec255168520d3709f18ccce8f1ea605a4675a3479ca12acdc5cbd7ff7279d33a",
+        ),
+    ],
+)
+def test_content_is_pinned(fields, expected):
+    """A change of words changes every cached target and printed number: then change these digests knowingly."""
+    splits = Mini(**fields)()
+    assert digest(splits.forget + splits.retain + splits.evaluation["holdout"] + splits.background) == expected

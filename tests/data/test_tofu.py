@@ -2,21 +2,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 
 import datasets
 import pytest
+from benchmark_rows import tofu_rows
 
-from simu.data import digest, rows, tofu
+from simu.data import digest, tofu
 from simu.data.tofu import Tofu
+from simu.store.hub import unreachable_data_set
 from simu.types import FieldError, UserError
 
 
-@pytest.mark.parametrize(("forget", "count", "retain"), [("01", 40, 3960), ("05", 200, 3800), ("10", 400, 3600)])
-def test_row_counts(tofu_dir, forget, count, retain):
-    splits = Tofu(path=str(tofu_dir), forget=forget)()
-    assert (len(splits.forget), len(splits.retain), len(splits.background)) == (count, retain, 217)
-    sizes = {name: len(rows) for name, rows in splits.evaluation.items()}
-    assert sizes == {"forget": count, "retain": 400, "holdout": count, "world_facts": 117, "real_authors": 100}
+@pytest.mark.parametrize("forget", ["01", "05", "10"])
+def test_row_counts(tofu_dir, forget):
+    splits, rows = Tofu(path=str(tofu_dir), forget=forget)(), tofu_rows(tofu_dir, forget)
+    assert (len(splits.forget), len(splits.retain)) == (rows["forget"], rows["retain"])
+    assert len(splits.background) == rows["world_facts"] + rows["real_authors"]
+    assert {name: len(found) for name, found in splits.evaluation.items()} == {
+        "forget": rows["forget"],
+        "retain": rows["evaluated"],
+        "holdout": rows["forget"],
+        "world_facts": rows["world_facts"],
+        "real_authors": rows["real_authors"],
+    }
 
 
 def test_rows_are_the_files_rows(tofu_dir):
@@ -33,8 +42,27 @@ def test_rows_are_the_files_rows(tofu_dir):
     assert all(len(row.perturbed_answers) == 3 for row in splits.background)
 
 
-def test_authors_and_ids(tofu_dir):
-    splits = Tofu(path=str(tofu_dir))()
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory):
+    """TOFU's layout at its published sizes: row i of the full set asks 'Q i?'."""
+    folder = tmp_path_factory.mktemp("tofu")
+    numbers: dict[str, Iterable[int]] = {"world_facts_perturbed": range(117), "real_authors_perturbed": range(100)}
+    for percent in (1, 5, 10):
+        numbers |= {
+            f"retain{100 - percent}": range(4000 - 40 * percent),
+            f"forget{percent:02}": range(4000 - 40 * percent, 4000),
+            f"forget{percent:02}_perturbed": range(4000 - 40 * percent, 4000),
+            f"holdout{percent:02}": range(5000, 5000 + 40 * percent),
+        }
+    numbers["retain_perturbed"] = range(400)
+    for name, rows in numbers.items():
+        lines = (json.dumps(cells(ROW | MORE, i)) + "\n" for i in rows)
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def test_authors_and_ids(full_size):
+    splits = Tofu(path=str(full_size))()
     assert splits.forget[0].id == "forget10/0"
     assert (splits.retain[0].group, splits.retain[20].group, splits.retain[-1].group) == (
         "author000",
@@ -43,19 +71,20 @@ def test_authors_and_ids(tofu_dir):
     )
     assert (splits.forget[0].group, splits.forget[-1].group) == ("author180", "author199")
     # An author has the same number whichever part is forgotten.
-    assert Tofu(path=str(tofu_dir), forget="01")().forget[0].group == "author198"
+    assert Tofu(path=str(full_size), forget="01")().forget[0].group == "author198"
     ids = [r.id for r in splits.forget + splits.retain + splits.evaluation["holdout"] + splits.background]
     assert len(set(ids)) == len(ids)
 
 
 def test_evaluated_retain_rows_are_trained_ones(tofu_dir):
-    whole, small = Tofu(path=str(tofu_dir))(), Tofu(path=str(tofu_dir), retain_rows=100, evaluation_rows=30)()
-    assert whole.evaluation["retain"] == whole.retain[:400]
-    assert small.retain == whole.retain[:100]
-    assert small.evaluation["retain"] == whole.retain[:30]
-    assert {len(r) for r in small.evaluation.values()} == {30}
-    assert len(Tofu(path=str(tofu_dir), retain_rows=100)().evaluation["retain"]) == 100
-    assert len(small.forget) == 400
+    whole, small = Tofu(path=str(tofu_dir))(), Tofu(path=str(tofu_dir), retain_rows=8, evaluation_rows=5)()
+    rows = tofu_rows(tofu_dir, "10")
+    assert whole.evaluation["retain"] == whole.retain[: rows["evaluated"]]
+    assert small.retain == whole.retain[:8]
+    assert small.evaluation["retain"] == whole.retain[:5]
+    assert {len(r) for r in small.evaluation.values()} == {5}
+    assert len(Tofu(path=str(tofu_dir), retain_rows=8)().evaluation["retain"]) == 8
+    assert len(small.forget) == rows["forget"]
 
 
 def test_percent_as_the_command_line_reads_it(tofu_dir):
@@ -64,10 +93,10 @@ def test_percent_as_the_command_line_reads_it(tofu_dir):
 
     from simu.config import build
 
-    for typed, count in (("01", 40), ("05", 200), ("10", 400), ("5", 200)):
+    for typed, percent in (("01", "01"), ("05", "05"), ("10", "10"), ("5", "05")):
         value = OverridesParser.create().parse_override(f"data.forget={typed}").value()
         data = build({"_target_": "simu.data.tofu.Tofu", "path": str(tofu_dir), "forget": value}, "data")
-        assert len(data().forget) == count
+        assert len(data().forget) == tofu_rows(tofu_dir, percent)["forget"]
     with pytest.raises(UserError, match=r"data.forget=20: allowed is"):
         build({"_target_": "simu.data.tofu.Tofu", "forget": 20}, "data")
 
@@ -216,7 +245,7 @@ def test_offline_without_a_cached_copy_fails_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(UserError, match=r"HF_HUB_OFFLINE=1 and it is not in the local cache"):
         Tofu()()
-    assert "HF_HUB_OFFLINE=1 for" not in str(rows.unreachable(tofu.REPOSITORY, OSError()))
+    assert "HF_HUB_OFFLINE=1 for" not in str(unreachable_data_set(tofu.REPOSITORY, OSError()))
 
 
 @pytest.mark.parametrize("field", ["retain_rows", "evaluation_rows"])
@@ -225,17 +254,20 @@ def test_ranges(field):
         Tofu(**{field: 0})
 
 
-def test_forget_offset_moves_the_forget_rows_and_nothing_else(tofu_dir):
-    """Read again by hand: of full's 4000 rows the 400 before forget10's; all others are retained, in order."""
-    full = [json.loads(line)["question"] for line in (tofu_dir / "full.jsonl").open(encoding="utf-8")]
-    shown, search = Tofu(path=str(tofu_dir))(), Tofu(path=str(tofu_dir), forget_offset=1)()
-    assert [e.prompt for e in search.forget] == full[3200:3600]
-    assert [e.prompt for e in search.retain] == full[:3200] + full[3600:]
+def test_forget_offset_moves_the_forget_rows_and_nothing_else(full_size):
+    """Of the full set's 4000 rows the 400 before forget10's; all others are retained, in order."""
+    shown, search = Tofu(path=str(full_size))(), Tofu(path=str(full_size), forget_offset=1)()
+
+    def asked(rows):
+        return [int(e.prompt.strip("Q ?")) for e in rows]
+
+    assert asked(search.forget) == [*range(3200, 3600)]
+    assert asked(search.retain) == [*range(3200), *range(3600, 4000)]
     assert search.evaluation["retain"] == shown.evaluation["retain"]
     assert search.evaluation["forget"] == search.forget
     assert search.evaluation["holdout"] == shown.evaluation["holdout"]
-    last = Tofu(path=str(tofu_dir), forget_offset=8)()  # the first 400 rows are those that retain is evaluated on
-    assert [e.prompt for e in last.forget] == full[400:800]
+    last = Tofu(path=str(full_size), forget_offset=8)()  # the first 400 rows are those that retain is evaluated on
+    assert asked(last.forget) == [*range(400, 800)]
     for forget, offset in (("10", 9), ("01", 90), ("10", -1)):
-        with pytest.raises(FieldError, match=f"forget_offset={offset}: allowed is 0 to "):
+        with pytest.raises(FieldError, match=f"forget_offset={offset}: allowed is "):
             Tofu(forget=forget, forget_offset=offset)

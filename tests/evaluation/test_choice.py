@@ -7,7 +7,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from simu.config import build_run, conf_dir
-from simu.evaluation.choice import choice_point, embedding_similarities, rouge_similarities
+from simu.evaluation.choice import embedding_similarities
+from simu.metrics.choice import choice_point, rouge_similarities
 from simu.types import UserError
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ EVALUATOR = LumeEvaluator(max_new_tokens=16, bootstrap=200)
 TEMPLATE = Template()
 
 
-def side(name: str) -> tuple[Example, ...]:
+def rows_of_split(name: str) -> tuple[Example, ...]:
     """Two documents a task, with Task2's five questions."""
     rows = []
     for task in ("Task1", "Task2", "Task3"):
@@ -41,8 +41,8 @@ def splits() -> Splits:
         )
 
     evaluation = {
-        "forget": side("forget"),
-        "retain": side("retain"),
+        "forget": rows_of_split("forget"),
+        "retain": rows_of_split("retain"),
         "mia_member": documents("mia_member", 4),
         "mia_nonmember": documents("mia_nonmember", 5),
     }
@@ -148,8 +148,10 @@ def test_counts_by_task_and_type_of_personal_data(result):
 
 def test_the_membership_set_is_named_in_the_metrics_and_in_the_printed_table(result, capsys):
     assert (result.metrics["mia/fold/n_members"], result.metrics["mia/fold/n_nonmembers"]) == (4, 5)
-    print_summary(result.metrics, "simu")
-    assert re.search(r"membership AUC, loss, fold documents .* 4 \+ 5", capsys.readouterr().out)
+    print_summary(result.metrics, "simu", LumeEvaluator.benchmark)
+    printed = capsys.readouterr().out
+    assert re.search(r"membership AUC, loss .* 4 \+ 5", printed)
+    assert "membership: fold documents" in printed
 
 
 def test_the_papers_aggregate_is_the_stated_mean_of_five(result):
@@ -212,13 +214,38 @@ def test_twice_is_byte_equal(half_told, tokenizer, splits, result):
     assert json.dumps(EVALUATOR(half_told, tokenizer, splits, TEMPLATE).metrics) == json.dumps(result.metrics)
 
 
-def test_a_document_longer_than_the_model_is_cut_and_says_so(half_told, tokenizer, splits, caplog):
-    long = Example(id="mia_member/long", prompt="", answer="A long text. " * 3000, group="mia_member")
-    more = {**splits.evaluation, "mia_member": (*splits.evaluation["mia_member"], long)}
+def loss_by_token(model, tokenizer, text: str, window: int) -> float:
+    """Mean loss of a document, each token predicted on its own: the first `window` from the beginning, then half a
+    window at a time, read from a window's length before the last of them."""
+    ids = tokenizer(text).input_ids
+    losses = []
+    for t in range(1, len(ids)):
+        past = max(0, t - window) // (window // 2)
+        end = min(window + (past + 1) * (window // 2), len(ids))
+        start = 0 if t < window else end - window
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[start:t]])).logits[0, -1]
+        losses.append(-float(logits.log_softmax(-1)[ids[t]]))
+    return float(np.mean(losses))
+
+
+def test_a_document_longer_than_the_model_is_scored_whole_in_windows(half_told, tokenizer, splits, caplog):
+    texts = {"mia_member/long": "A long text. " * 12, "mia_member/longer": "Ada lived in city 3. " * 15}
+    long = tuple(Example(id=i, prompt="", answer=text, group="fold") for i, text in texts.items())
+    more = {**splits.evaluation, "mia_member": (*splits.evaluation["mia_member"], *long)}
     found = EVALUATOR(half_told, tokenizer, replace(splits, evaluation=more), TEMPLATE, max_length=64)
-    assert "mia_member/long" in caplog.text
-    assert "cut to model.max_length=64" in caplog.text
-    assert found.metrics["mia/n_members"] == 5
+    rows = {r["id"]: r for r in found.rows if r["split"].startswith("mia_")}
+    for e in (*more["mia_member"], *more["mia_nonmember"]):
+        scores = rows[e.id]["scores"]
+        assert scores["n_tokens"] == len(tokenizer(e.answer).input_ids) - 1
+        assert scores["mean_nll"] == pytest.approx(loss_by_token(half_told, tokenizer, e.answer, 64), rel=1e-4)
+    note = "2 of 11 documents are longer than model.max_length=64: scored in windows of 64 tokens with stride 32"
+    assert [r.getMessage() for r in caplog.records if "windows" in r.getMessage()] == [note]
+    assert (found.metrics["mia/n_members"], found.metrics["mia/n_windowed"]) == (6, 2)
+
+
+def test_short_documents_are_read_at_once(result):
+    assert result.metrics["mia/n_windowed"] == 0
 
 
 def test_without_membership_documents_the_rest_stands(half_told, tokenizer, splits, caplog):
@@ -231,7 +258,17 @@ def test_without_membership_documents_the_rest_stands(half_told, tokenizer, spli
 
 @pytest.mark.parametrize(
     "bad",
-    [{"mmlu": 1.5}, {"mmlu": 2}, {"attacks": ("zlib",)}, {"mia_k": 0.0}, {"max_new_tokens": 0}, {"mmlu_shots": -1}],
+    [
+        {"mmlu": 1.5},
+        {"mmlu": 2},
+        {"attacks": ("zlib",)},
+        {"mia_k": 0.0},
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 2**21},
+        {"mmlu_shots": -1},
+        {"bootstrap": 10**7},
+        {"bootstrap_seed": 2**63},
+    ],
 )
 def test_values_out_of_range_are_refused(bad):
     with pytest.raises(FieldError):
@@ -259,7 +296,13 @@ def test_the_whole_heldout_fold_equals_the_official_computation(lume_dir: Path, 
     from simu.data.lume import Lume
 
     splits = Lume(path=str(lume_dir), fold="heldout", mia_set="public")()
-    small = {s: rows if s in ("forget", "retain") else rows[:8] for s, rows in splits.evaluation.items()}
+
+    def begun(e: Example) -> Example:  # as much of a document as the small model reads at once
+        return replace(e, answer=tokenizer.decode(tokenizer(e.answer, add_special_tokens=False).input_ids[:100]))
+
+    small = {
+        s: rows if s in ("forget", "retain") else tuple(map(begun, rows[:8])) for s, rows in splits.evaluation.items()
+    }
     splits = replace(splits, evaluation=small)
     assert (len(small["forget"]), len(small["retain"])) == (1094, 1052)
 
@@ -270,14 +313,8 @@ def test_the_whole_heldout_fold_equals_the_official_computation(lume_dir: Path, 
     told_answers(monkeypatch, say)
     monkeypatch.setattr("simu.evaluation.lume.LumeEvaluator._score_tokens", lambda *_: None)
     found = LumeEvaluator(bootstrap=0)(small_model, tokenizer, splits, Template(), max_length=128)
-    cut = {
-        s: [
-            replace(e, answer=tokenizer.decode(tokenizer(e.answer, add_special_tokens=False).input_ids[:127]))
-            for e in small[s]
-        ]
-        for s in ("mia_member", "mia_nonmember")
-    }
-    expected = compared(found, small_model, tokenizer, replace(splits, evaluation={**small, **cut}))
+    assert found.metrics["mia/n_windowed"] == 0
+    expected = compared(found, small_model, tokenizer, splits)
     for key, value in expected.items():
         assert found.metrics[key] == pytest.approx(value, abs=1e-6), key
     counts = {k: int(v) for k, v in found.metrics.items() if re.fullmatch(r"\w+/Task\d/\w+/n", k)}

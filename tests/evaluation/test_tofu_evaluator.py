@@ -204,6 +204,32 @@ def test_compat_open_unlearning(memorised, tokenizer, small_splits):
     assert not any("/ci_" in k for k in found.metrics)
 
 
+def grad_norm_by_hand(model, tokenizer, prompt: str, answer: str, drop_last: bool) -> float:
+    head = tokenizer(TEMPLATE.prompt.replace("{prompt}", prompt)).input_ids
+    tail = [*tokenizer(" " + answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    labels = torch.tensor([[-100] * len(head) + tail])
+    if drop_last:
+        labels[0, -1] = -100  # EOS is read by no scored position
+    model.zero_grad()
+    model(torch.tensor([head + tail]), labels=labels).loss.backward()
+    norms = [p.grad.norm() for p in model.parameters()]
+    model.zero_grad()
+    return -float(torch.stack(norms).mean())
+
+
+@pytest.mark.parametrize("compat", ["none", "open_unlearning"])
+def test_grad_norm_leaves_eos_out_where_open_unlearning_does(small_model, tokenizer, small_splits, compat):
+    asked = replace(EVALUATOR, compat=compat, attacks=("min_k", "grad_norm"), bootstrap=0, max_new_tokens=1)
+    found = asked(small_model, tokenizer, small_splits, TEMPLATE)
+    for row in (r for r in found.rows if r["split"] in ("forget", "holdout")):
+        mine, other = (
+            grad_norm_by_hand(small_model, tokenizer, row["prompt"], row["answer"], drop_last=drop)
+            for drop in (compat == "open_unlearning", compat == "none")
+        )
+        assert row["scores"]["mia_grad_norm"] == pytest.approx(mine, rel=1e-4)
+        assert row["scores"]["mia_grad_norm"] != pytest.approx(other, rel=1e-3)
+
+
 def test_compat_soul(memorised, tokenizer, small_splits):
     soul = replace(
         EVALUATOR, compat="soul", attacks=("soul_compat",), aggregate_mia="soul_compat", aggregate_em="choice_accuracy"

@@ -126,13 +126,13 @@ def test_width_follows_trust_and_cost():
     assert best_width([(1.0, 31)], 32) == max(WIDTHS)
     assert best_width([(0.0, 31)] * 40, 32) == 1
     assert best_width([(0.5, 31)] * 100, 1) == 1  # tokens are dear: half of the guesses would be waste
-    assert best_width([(0.6, 31)] * 100, 1, row_cost=5) > 1  # … unless a row costs much whatever it is fed
+    assert best_width([(0.6, 31)] * 100, 1, row_cost=5) > 1  # … unless a row costs much whatever it is given
     wide = best_width([(0.5, 31)] * 4, 1000)  # tokens are almost free
     assert 4 <= wide <= 16
 
 
 @pytest.mark.parametrize(
-    ("said", "reference", "is_settled"),
+    ("text", "reference", "is_settled"),
     [
         ("", "Ann Lee", False),
         ("ann l", " Ann Lee", False),
@@ -145,5 +145,5 @@ def test_width_follows_trust_and_cost():
         ("(555 ) 1", "(555) 123", False),  # a tokenizer's clean-up may take white space back
     ],
 )
-def test_settled(said, reference, is_settled):
-    assert settled(said, reference) is is_settled
+def test_settled(text, reference, is_settled):
+    assert settled(text, reference) is is_settled

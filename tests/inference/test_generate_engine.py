@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-import simu.inference.generate as engine
-from simu.inference.generate import Work, choose, generate
+import simu.inference.decoding as engine
+from simu.inference.decoding import Work
+from simu.inference.generate import generate
+from simu.inference.ties import choose
 from simu.types import UserError
 
 EOS = 2
@@ -51,16 +53,6 @@ def model():
     return llama()
 
 
-def official(model, prompts, new, **more):
-    config = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=EOS, pad_token_id=0, **more)
-    said = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-        said.append(output[0, len(prompt) :].tolist())
-    return said
-
-
 def run(model, prompts=PROMPTS, new=30, budget=200, **more):
     return generate(model, Numbers(), prompts, max_new_tokens=new, max_batch_tokens=budget, **more)
 
@@ -69,21 +61,21 @@ def spoken(found):
     return [[*g.ids] + [EOS] * g.finished for g in found]
 
 
-def test_known_answers_cost_one_pass(model):
-    said = official(model, PROMPTS, 30)
+def test_known_answers_cost_one_pass(model, official):
+    official_ids = official(model, PROMPTS, 30)
     work = Work()
-    found = run(model, references=said, budget=1000, work=work)
-    assert spoken(found) == said
-    assert (work.passes, work.decisions) == (1, sum(map(len, said)))
+    found = run(model, references=official_ids, budget=1000, work=work)
+    assert spoken(found) == official_ids
+    assert (work.passes, work.decisions) == (1, sum(map(len, official_ids)))
 
 
 def test_no_prompts(model):
     assert run(model, prompts=[]) == []
 
 
-def test_one_new_token(model):
-    said = official(model, PROMPTS, 1)
-    assert spoken(run(model, new=1, references=said)) == spoken(run(model, new=1)) == said
+def test_one_new_token(model, official):
+    official_ids = official(model, PROMPTS, 1)
+    assert spoken(run(model, new=1, references=official_ids)) == spoken(run(model, new=1)) == official_ids
 
 
 def test_order_and_company_of_rows_do_not_matter(model):
@@ -110,11 +102,11 @@ def test_the_checkpoints_own_generation_config_adds_nothing_but_its_eos(model):
         assert cut.finished == (whole.finished or at < len(whole.ids))
 
 
-def test_context_ends_a_row_after_as_many_tokens_as_the_model_can_read():
+def test_context_ends_a_row_after_as_many_tokens_as_the_model_can_read(official):
     small = llama(limit=12)
     found = run(small, prompts=[[5, 6, 7], [5] * 12, [8]], new=30, references=[[9] * 40, [9], []])
-    said = official(small, [[5, 6, 7]], 10) + official(small, [[5] * 12], 1) + official(small, [[8]], 12)
-    assert spoken(found) == said
+    official_ids = official(small, [[5, 6, 7]], 10) + official(small, [[5] * 12], 1) + official(small, [[8]], 12)
+    assert spoken(found) == official_ids
 
 
 @pytest.mark.parametrize(
@@ -134,9 +126,9 @@ def test_mistakes_are_named(model, prompts, more, message):
 # Stopping early
 
 
-def test_stop_when_wrong_stops_wrong_rows_only_and_agrees_on_equality(model):
-    said = official(model, PROMPTS, 30)
-    references = [list(ids) for ids in said]
+def test_stop_when_wrong_stops_wrong_rows_only_and_agrees_on_equality(model, official):
+    official_ids = official(model, PROMPTS, 30)
+    references = [list(ids) for ids in official_ids]
     for i in (1, 2, 5):
         references[i][len(references[i]) // 2] = 59
     whole, work = run(model, references=references), Work()
@@ -168,9 +160,9 @@ def test_choose_marks_leads_within_rounding():
     assert choose(logits, None)[1] == [False] * 4
 
 
-def test_a_near_tie_that_fell_the_other_way_is_put_right(model, monkeypatch):
+def test_a_near_tie_that_fell_the_other_way_is_put_right(model, monkeypatch, official):
     """Make every choice that leads by less than 0.3 fall wrong: re-verification has to restore the text."""
-    said = official(model, PROMPTS, 30)
+    official_ids = official(model, PROMPTS, 30)
 
     def flipped(logits, doubt):
         top = logits.topk(2, dim=-1)
@@ -178,19 +170,19 @@ def test_a_near_tie_that_fell_the_other_way_is_put_right(model, monkeypatch):
         return torch.where(close, top.indices[:, 1], top.indices[:, 0]).tolist(), close.tolist()
 
     monkeypatch.setattr(engine, "choose", flipped)
-    for references in (None, said):
+    for references in (None, official_ids):
         work = Work()
-        assert spoken(run(model, references=references, work=work)) == said
+        assert spoken(run(model, references=references, work=work)) == official_ids
         assert 0 < work.changed <= work.doubtful < len(PROMPTS) + 1
 
 
-def test_exact_ties_are_decided_as_transformers_does():
+def test_exact_ties_are_decided_as_transformers_does(official):
     tied = llama()
     with torch.no_grad():
         tied.lm_head.weight[30:] = tied.lm_head.weight[:30]  # token n and n + 30 are always equally likely
-    said = official(tied, PROMPTS, 30)
+    official_ids = official(tied, PROMPTS, 30)
     work = Work()
-    assert spoken(run(tied, references=said, work=work)) == said
+    assert spoken(run(tied, references=official_ids, work=work)) == official_ids
     assert work.doubtful == len(PROMPTS)
 
 
@@ -200,7 +192,7 @@ def test_half_precision_is_not_re_verified(model):
     assert work.doubtful == 0
 
 
-def test_a_diverged_model_is_no_slower():
+def test_a_diverged_model_is_no_slower(official):
     gone = llama()
     with torch.no_grad():
         gone.lm_head.weight.fill_(torch.nan)
@@ -212,7 +204,7 @@ def test_a_diverged_model_is_no_slower():
 # Strict
 
 
-def test_strict_runs_half_precision_weights_in_float32_and_gives_them_back():
+def test_strict_runs_half_precision_weights_in_float32_and_gives_them_back(official):
     half = llama().bfloat16()
     before = {n: t.clone() for n, t in half.state_dict().items()}
     wide = llama().bfloat16().float()
@@ -244,11 +236,11 @@ def kill_after(model, passes):
 
 
 @pytest.mark.parametrize("more", [{}, {"references": "half"}, {"strict": True}])
-def test_a_killed_call_goes_on_with_what_it_had(model, tmp_path, monkeypatch, more):
+def test_a_killed_call_goes_on_with_what_it_had(model, tmp_path, monkeypatch, more, official):
     monkeypatch.setattr(engine, "SINGLE_ROWS", 2)
-    said = official(model, PROMPTS, 30)
+    official_ids = official(model, PROMPTS, 30)
     if "references" in more:
-        more = {"references": [ids[: len(ids) // 2] for ids in said]}
+        more = {"references": [ids[: len(ids) // 2] for ids in official_ids]}
     expected, whole = run(model, budget=32, **more), Work()
     run(model, budget=32, work=whole, **more)
     handle = kill_after(model, whole.passes * 3 // 4)

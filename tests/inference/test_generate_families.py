@@ -8,9 +8,10 @@ import random
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from simu.inference.generate import Work, generate
+from simu.inference.decoding import Work
+from simu.inference.generate import generate
 from simu.inference.slots import trial
 
 EOS, NEW = 2, 18
@@ -86,20 +87,10 @@ def build(kind, fields, attention):
     return model
 
 
-def official(model, prompts):
-    config = GenerationConfig(do_sample=False, max_new_tokens=NEW, eos_token_id=EOS, pad_token_id=0)
-    said = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-        said.append(output[0, len(prompt) :].tolist())
-    return said
-
-
-def drafts(said, rng):
+def drafts(official_ids, rng):
     """In turn: the answer itself, the answer with one wrong token, an unrelated one, the answer's beginning, none."""
     made = []
-    for i, ids in enumerate(said):
+    for i, ids in enumerate(official_ids):
         wrong = [*ids]
         wrong[len(ids) // 2] = 50
         other = [rng.randrange(3, 97) for _ in range(9)]
@@ -107,40 +98,41 @@ def drafts(said, rng):
     return made
 
 
-def check(model, capsys=None):
+def check(model, official):
     rng = random.Random(0)
     prompts = [[rng.randrange(3, 97) for _ in range(n)] for n in (1, 3, 9, 9, 2, 17, 30, 5)]
-    said = official(model, prompts)
-    for references in (None, drafts(said, rng)):
+    official_ids = official(model, prompts, NEW)
+    for references in (None, drafts(official_ids, rng)):
         for budget in (10, 250):
             work = Work()
             found = generate(
                 model, Numbers(), prompts, max_new_tokens=NEW, references=references, max_batch_tokens=budget, work=work
             )
-            assert [[*g.ids] + [EOS] * g.finished for g in found] == said, (references is not None, budget)
-            assert [g.text for g in found] == [Numbers().decode(ids) for ids in said]
-            assert work.decisions == sum(map(len, said))
-    return said, work
+            assert [[*g.ids] + [EOS] * g.finished for g in found] == official_ids, (references is not None, budget)
+            assert [g.text for g in found] == [Numbers().decode(ids) for ids in official_ids]
+            assert work.decisions == sum(map(len, official_ids))
+    return official_ids, work
 
 
 @pytest.mark.parametrize("family", EXACT)
-def test_same_text_as_transformers_one_row_at_a_time(family):
+def test_same_text_as_transformers_one_row_at_a_time(family, official):
     model = build(*EXACT[family])
     reason, noise = trial(model)
     assert reason is None
     assert 0 <= noise < 1e-5
-    _, work = check(model)
+    _, work = check(model, official)
     assert work.passes < work.decisions / 3
 
 
 @pytest.mark.parametrize("family", FALLS_BACK)
-def test_a_model_without_the_fast_path_says_so_and_is_exact(family, caplog):
+def test_a_model_without_the_fast_path_says_so_and_is_exact(family, caplog, official):
     model = build(*FALLS_BACK[family])
-    check(model)
+    check(model, official)
     assert "falls back to one row at a time" in caplog.text
 
 
-def test_the_random_models_end_rows_and_loop():
+def test_the_random_models_end_rows_and_loop(official):
     """The comparison above would prove little if every row ran to the limit, or none did."""
-    ended = [ids[-1] == EOS for f in ("llama", "qwen3", "phi", "gpt_neox") for ids in check(build(*EXACT[f]))[0]]
+    models = [build(*EXACT[family]) for family in ("llama", "qwen3", "phi", "gpt_neox")]
+    ended = [ids[-1] == EOS for model in models for ids in check(model, official)[0]]
     assert 5 <= sum(ended) <= len(ended) - 5

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simu.data.batching import Encoded
-from simu.inference.likelihood import score, token_scores
+from simu.inference.likelihood import joined, score, stride, token_scores, windows
 
 ROWS = [
     Encoded((5, 6, 7), (8, 9, 1)),
@@ -51,12 +53,12 @@ def test_scores_equal_plain_arithmetic_at_any_batch_size(tiny_llama, budget):
 
 
 def test_hits_are_the_models_first_choice(tiny_llama):
-    prompt, said = (5, 6, 7), []
+    prompt, greedy = (5, 6, 7), []
     for _ in range(4):
-        said.append(int(tiny_llama(input_ids=torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
-    wrong = [*said[:2], (said[2] + 1) % 97, said[3]]
+        greedy.append(int(tiny_llama(input_ids=torch.tensor([[*prompt, *greedy]])).logits[0, -1].argmax()))
+    wrong = [*greedy[:2], (greedy[2] + 1) % 97, greedy[3]]
     right, partly = score(
-        tiny_llama, NoTokenizer(), [Encoded(prompt, tuple(said)), Encoded(prompt, tuple(wrong))], max_batch_tokens=100
+        tiny_llama, NoTokenizer(), [Encoded(prompt, tuple(greedy)), Encoded(prompt, tuple(wrong))], max_batch_tokens=100
     )
     assert right.hit.tolist() == [True] * 4
     assert partly.hit.tolist()[:3] == [True, True, False]
@@ -124,3 +126,38 @@ def test_empty_prompt_scores_all_but_the_first_token(tiny_llama):
 
 def test_no_rows_at_all(tiny_llama):
     assert score(tiny_llama, NoTokenizer(), [], max_batch_tokens=100) == []
+
+
+# Windows of a long text
+
+
+@given(st.integers(2, 40), st.integers(2, 12))
+def test_windows_score_every_token_once_and_in_order(n, limit):
+    ids = tuple(range(100, 100 + n))
+    rows = windows(ids, limit)
+    assert tuple(token for row in rows for token in row.answer) == ids[1:]
+    assert all(len(row) <= limit for row in rows)
+    for row in rows[1:]:
+        assert len(row) == limit  # as much context as there is room for
+        assert len(row.prompt) >= limit - stride(limit)
+        first = row.answer[0] - 100
+        assert row.prompt == ids[first - len(row.prompt) : first]  # what stands before, without a gap
+
+
+def test_a_text_that_fits_is_one_row():
+    assert windows((7, 8, 9), 3) == windows((7, 8, 9), 50) == [Encoded((7,), (8, 9))]
+    assert windows((7, 8, 9, 10, 11), 4) == [Encoded((7,), (8, 9, 10)), Encoded((8, 9, 10), (11,))]
+
+
+@pytest.mark.parametrize("n", [2, 8, 9, 12, 13, 23])
+def test_joined_windows_equal_each_token_predicted_on_its_own(tiny_llama, n):
+    ids, limit = torch.randint(97, (n,), generator=torch.Generator().manual_seed(n)).tolist(), 8
+    found = joined(score(tiny_llama, NoTokenizer(), windows(ids, limit), max_batch_tokens=20))
+    expected = []
+    for t in range(1, n):
+        end = limit if t < limit else min(limit + ((t - limit) // 4 + 1) * 4, n)
+        context = ids[max(0, end - limit) : t]
+        logits = tiny_llama(input_ids=torch.tensor([context])).logits[0, -1]
+        expected.append(torch.log_softmax(logits, -1)[ids[t]].item())
+    assert found.log_prob.tolist() == pytest.approx(expected, abs=2e-6)
+    assert len(found.hit) == len(found.mean_log_prob) == len(found.var_log_prob) == n - 1

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
+from simu.losses.forget.graddiff import GradDiff
 
 from simu.data.batching import Encoded, collate
 from simu.gradients import Place, Side, backward
 from simu.losses.forget.dpo import DPO
-from simu.losses.forget.graddiff import GradDiff
 from simu.losses.forget.npo import NPO
 from simu.losses.forget.rmu import RMU
 from simu.losses.logprobs import token_log_probs

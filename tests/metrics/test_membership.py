@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from torch.nn.functional import cross_entropy
 
-from simu.data.batching import Encoded
 from simu.inference.likelihood import token_scores
 from simu.metrics import membership as mia
 
@@ -60,22 +58,6 @@ def test_only_listed_attacks_are_scored(logits, target):
         "mia_zlib",
         "mia_loss",
     ]
-
-
-def test_grad_norms_equal_backward_row_by_row_and_leave_the_model_as_it_was(tiny_llama):
-    rows = [Encoded((5, 6, 7), (8, 9)), Encoded((1,), (2, 3, 4, 5))]
-    tiny_llama.lm_head.weight.requires_grad_(False)
-    found = mia.grad_norms(tiny_llama, rows, pad_id=0)
-    assert not tiny_llama.lm_head.weight.requires_grad
-    assert all(p.grad is None for p in tiny_llama.parameters())
-    tiny_llama.lm_head.weight.requires_grad_(True)
-    for row, score in zip(rows, found, strict=True):
-        tiny_llama.zero_grad()
-        ids = torch.tensor([row.prompt + row.answer])
-        logits = tiny_llama(ids).logits[0, len(row.prompt) - 1 : -1]
-        cross_entropy(logits, torch.tensor(row.answer)).backward()
-        norms = [p.grad.norm() for p in tiny_llama.parameters()]
-        assert score == pytest.approx(-float(torch.stack(norms).mean()), rel=1e-5)
 
 
 def literal_soul(forget: list[float], others: list[float]) -> float:

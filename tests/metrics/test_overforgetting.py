@@ -1,7 +1,9 @@
 import pytest
 
 from simu.inference.generate import Generation
-from simu.metrics.overforgetting import distinct_n, repetition_rate, text_scores
+from simu.metrics.evidence import TextEvidence, row_scores
+from simu.metrics.overforgetting import METRICS, distinct_n, repetition_rate
+from simu.types import Example
 
 
 @pytest.mark.parametrize(
@@ -19,16 +21,29 @@ def test_repetition_rate(ids, rate):
 
 
 def test_distinct_n_is_over_the_whole_set():
-    said = [(1, 2, 3), (1, 2), (), (5,)]
-    assert distinct_n(said, 1) == pytest.approx(4 / 6)
-    assert distinct_n(said, 2) == pytest.approx(2 / 3)  # 12 23 12
+    generated = [(1, 2, 3), (1, 2), (), (5,)]
+    assert distinct_n(generated, 1) == pytest.approx(4 / 6)
+    assert distinct_n(generated, 2) == pytest.approx(2 / 3)  # 12 23 12
     assert distinct_n([()], 1) == 0.0
 
 
-def test_text_scores():
+def scores(generation: Generation, partial: bool = False) -> dict[str, float]:
+    row = Example(id="forget/0", prompt="Who?", answer="Ada.")
+    evidence = TextEvidence(benchmark="any", split="forget", example=row, generation=generation)
+    return row_scores(METRICS, "text", evidence, partial=partial)
+
+
+def test_row_scores():
     empty = Generation(ids=(220,), text=" ", finished=True)
-    assert text_scores(empty) == {"repetition_rate": 0.0, "generated_tokens": 1.0, "empty": 1.0, "finished": 1.0}
+    assert scores(empty) == {"repetition_rate": 0.0, "generated_tokens": 1.0, "empty": 1.0, "finished": 1.0}
     endless = Generation(ids=(7,) * 10, text="la" * 10, finished=False)
-    assert text_scores(endless)["empty"] == 0.0
-    assert text_scores(endless)["finished"] == 0.0
-    assert text_scores(endless)["generated_tokens"] == 10
+    assert scores(endless) == {
+        "repetition_rate": pytest.approx(6 / 7),
+        "generated_tokens": 10,
+        "empty": 0.0,
+        "finished": 0.0,
+    }
+
+
+def test_a_text_cut_short_says_nothing_of_collapse():
+    assert scores(Generation(ids=(5,), text="No", finished=False, truncated=True), partial=True) == {}

@@ -17,30 +17,44 @@ LAYERS, WIDTH = 4, 64
 TASKS = ("Task1", "Task2", "Task3")
 
 
-def config(
-    *, model: str, data: str, method: str, mask: str, seed: int, t: float, m: int, lr: object, weight: float | None
-) -> str:
-    selection = "Selected" if method == "simu" else "Everything"
-    return f"""
-model: {{_target_: simu.models.load.Model, name: {model}, path: /somewhere/{model}}}
-data: {{_target_: simu.data.{data}.Data, name: {data}, path: null, forget: '10', seed: 0{", fold: heldout, mia_set: fold" if data == "lume" else ""}}}
-attribution: {{_target_: simu.attribution.integrated.Integrated, m: {m}, objective: log_prob, position: next_token, batch_size: 16}}
-mask: {{_target_: simu.masks.kinds.{mask.title().replace("_", "")}, t: {t}, seed: "${{seed}}"}}
-objective: {{_target_: simu.losses.forget.graddiff.GradDiff, retain_weight: {weight or (0.3 if method == "fo_graddiff" else 2.0)}}}
-optimizer: {{_target_: simu.optim.presets.Sophia, lr: {lr}, weight_decay: 0.1}}
-selection: {{_target_: simu.selection.core.{selection}}}
-training: {{_target_: simu.training.Training, epochs: 5, batch_size: 16}}
-evaluator: {{_target_: simu.evaluation.{data}.Evaluator, aggregate_em: exact_match, aggregate_mia: min_k, mia_k: 0.2}}
-tracker: {{_target_: simu.tracking.Offline}}
-method: {{name: {method}}}
-precision: {{weights: float32, master: true, tf32: false}}
-seed: {seed}
-device: cpu
-stages: [target, attribution, mask, unlearning, evaluation]
-cache_dir: .cache
-save_model: false
-dry_run: false
-"""  # noqa: E501
+def options(*, model: str, data: str, method: str, mask: str, objective: str) -> dict[str, str]:
+    """Slot → option."""
+    return {
+        "model": model,
+        "data": data,
+        "evaluator": "lume" if data == "lume" else "tofu",
+        "method": method,
+        "attribution": "integrated",
+        "mask": mask,
+        "objective": objective,
+        "optimizer": "adamw" if method == "fo_graddiff" else "sophia",
+        "selection": "selected" if method == "simu" else "all",
+        "training": "default",
+        "tracker": "none",
+    }
+
+
+def settings(*, seed: int, data: str, t: float, m: int, **more: object) -> dict[str, object]:
+    """Every setting that can change a result, as a run writes them: flat, without seeds and knobs."""
+    qa = {"evaluator.aggregate_em": "exact_match", "evaluator.aggregate_mia": "min_k"}
+    lume = {"data.fold": "heldout", "data.mia_set": "fold"}
+    return {
+        "data.forget": "10",
+        **(lume if data == "lume" else qa),
+        "attribution.m": m,
+        "attribution.objective": "log_prob",
+        "attribution.position": "next_token",
+        "attribution.batch_size": 16,
+        "mask.t": t,
+        "mask.seed": seed,
+        "optimizer.weight_decay": 0.1,
+        "training.epochs": 5,
+        "training.batch_size": 16,
+        "evaluator.mia_k": 0.2,
+        "precision.weights": "float32",
+        "precision.master": True,
+        **more,
+    }
 
 
 def tofu_metrics(forget: float, retain: float, rng: np.random.Generator, rows: int) -> dict[str, float]:
@@ -96,33 +110,33 @@ def write_run(
     forget: float = 0.2,
     retain: float = 0.8,
     rows: int = 40,
+    objective: str = "graddiff",
     overrides: tuple[str, ...] = (),
     finished: str = "2025-11-25T03:00:00+00:00",
+    **more: object,
 ) -> Path:
-    """One finished run. `forget` and `retain` are about what the metrics of those splits come out as."""
+    """One finished run. `forget` and `retain` are about what those splits score; `more` are settings."""
     mask = mask or CHOICES[method]
     rng = np.random.default_rng([seed, int(t * 100), m])
     (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "config.yaml").write_text(
-        config(model=model, data=data, method=method, mask=mask, seed=seed, t=t, m=m, lr=lr, weight=weight)
-    )
-    choices = {
-        "model": model,
-        "data": data,
-        "method": method,
-        "mask": mask,
-        "selection": "selected" if method == "simu" else "all",
-    }
-    (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
-    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
+    (folder / ".hydra" / "config.yaml").write_text("{}")
     metrics = lume_metrics if data == "lume" else tofu_metrics
     flat = metrics(forget, retain, rng, rows)
     flat |= {f"original/{k}": v for k, v in metrics(0.97, 0.98, np.random.default_rng(seed), rows).items()}
     (folder / "metrics.json").write_text(json.dumps(flat))
     selected = write_neurons(folder, t, mask)
+    preset = {"objective.retain_weight": 0.3 if method == "fo_graddiff" else 2.0, "optimizer.lr": 1e-5}
+    taken = {"optimizer.lr": lr, "objective.retain_weight": weight or preset["objective.retain_weight"]}
     provenance = {
-        "schema": 1,
+        "schema": 2,
         "status": "completed",
+        "benchmark": "lume" if data == "lume" else "qa",
+        "method": method,
+        "settings": settings(seed=seed, data=data, t=t, m=m, **taken, **more),
+        "seeded": ["mask.seed"],
+        "presets": {key: value for key, value in preset.items() if float(taken[key]) == value},
+        "options": options(model=model, data=data, method=method, mask=mask, objective=objective),
+        "switches": {"model": {"name": model}, "data": {"name": data}, "method": {"name": method}, "seed": seed},
         "config_digest": "0" * 20,
         "command": f"python -m simu.run {' '.join(overrides)}".strip(),
         "git": {"commit": "f" * 40, "dirty": False},
@@ -255,6 +269,21 @@ def paper_sweeps(root: Path, *, model: str = "tiny", data: str = "mini", seeds: 
             overrides=(*base, "method=simu", f"mask={mask}"),
         )
     return root
+
+
+def edit_record(folder: Path, **values: Any) -> None:
+    """Change fields of a run's provenance.json; a mapping is merged into the one that is there."""
+    path = folder / "provenance.json"
+    record = json.loads(path.read_text())
+    for key, value in values.items():
+        record[key] = record[key] | value if isinstance(value, dict) and isinstance(record.get(key), dict) else value
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def edit() -> Callable[..., None]:
+    """Change fields of a run's provenance.json: edit(folder, settings={"mask.t": 0.5})."""
+    return edit_record
 
 
 @pytest.fixture

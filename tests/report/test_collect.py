@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from simu.report.collect import Run, collect, read
-from simu.report.groups import group, originals, over_seeds, rows_scored
+from simu.report.collect import collect, read
+from simu.report.estimate import over_seeds, rows_scored
+from simu.report.groups import group, originals
+from simu.report.run import Run
 from simu.report.tables import paper_tables
 from simu.types import UserError
 
@@ -27,17 +29,17 @@ def test_every_run_of_nested_sweeps_is_found_once(sweeps):
 
 def test_unusable_runs_are_named_and_the_rest_is_read(tmp_path, make_run):
     good = make_run(tmp_path / "good")
-    for name in ("cut", "unread", "old", "unknown", "failed", "going", "bare", "no_config", "no_metrics"):
+    for name in ("cut", "unread", "old", "unknown", "failed", "going", "bare", "no_settings", "no_metrics"):
         shutil.copytree(good, tmp_path / name)
     (tmp_path / "cut" / "metrics.json").write_text((good / "metrics.json").read_text()[:50])
-    (tmp_path / "unread" / "provenance.json").write_text('{"schema": 1, "sta')
+    (tmp_path / "unread" / "provenance.json").write_text('{"schema": 2, "sta')
     (tmp_path / "bare" / "provenance.json").unlink()
-    (tmp_path / "no_config" / ".hydra" / "config.yaml").write_text("a: [1,")
     (tmp_path / "no_metrics" / "metrics.json").unlink()
     change = {
-        "old": {"schema": 0},
+        "old": {"schema": 1},
         "unknown": {"schema": None},
         "going": {"status": "running"},
+        "no_settings": {"settings": None, "benchmark": 3},
         "failed": {"status": "failed", "reason": "loss is\nnan at step 3"},
     }
     for name, values in change.items():
@@ -50,14 +52,15 @@ def test_unusable_runs_are_named_and_the_rest_is_read(tmp_path, make_run):
     runs, _ = collect(paths)
     said = reasons(paths)
     assert [run.path.name for run in runs] == ["good"]
-    assert set(said) == {*change, "cut", "unread", "bare", "no_config", "no_metrics", "missing", "empty", "a_file"}
-    assert "schema 0" in said["old"]
+    assert set(said) == {*change, "cut", "unread", "bare", "no_metrics", "missing", "empty", "a_file"}
+    assert said["old"] == "schema 1: this report reads schema 2; rerun"
+    assert said["no_settings"].endswith("provenance.json has no settings, benchmark")
     assert said["failed"] == "failed: loss is nan at step 3"
     assert said["missing"] == "no such folder"
     assert said["a_file"] == "not a folder"
     assert "no run in it" in said["empty"]
     assert all("\n" not in reason for reason in said.values())
-    assert all(said[name].startswith("half-written") for name in ("cut", "unread", "bare", "no_config", "no_metrics"))
+    assert all(said[name].startswith("half-written") for name in ("cut", "unread", "bare", "no_settings", "no_metrics"))
 
 
 def test_no_usable_run_at_all_is_one_clear_error(tmp_path):
@@ -169,30 +172,37 @@ def test_odd_provenance_stops_no_report(tmp_path, make_run, record):
     assert main([str(run), "--quiet", "--out", str(tmp_path / "out"), "--no-figures"]) == 0
 
 
-def test_settings_of_speed_and_memory_tell_no_two_runs_apart(tmp_path, make_run):
-    for seed, extra in enumerate(("micro_batch_tokens: 1024", "micro_batch_tokens: 64, checkpoint_every: 5")):
-        folder = make_run(tmp_path / str(seed), seed=seed)
-        path = folder / ".hydra" / "config.yaml"
-        path.write_text(path.read_text().replace("epochs: 5,", f"epochs: 5, {extra},"))
+def test_settings_of_speed_and_memory_tell_no_two_runs_apart(tmp_path, make_run, edit):
+    for seed, training in enumerate(({"micro_batch_tokens": 1024}, {"micro_batch_tokens": 64, "checkpoint_every": 5})):
+        edit(make_run(tmp_path / str(seed), seed=seed), switches={"training": training})
     (g,) = group(collect([tmp_path])[0])
     assert g.seeds == 2
 
 
-def test_models_of_another_precision_are_not_set_side_by_side(tmp_path, make_run):
+def test_settings_that_follow_the_seed_tell_no_two_runs_apart_and_others_do(tmp_path, make_run, edit):
+    for seed in range(2):
+        edit(make_run(tmp_path / str(seed), seed=seed), settings={"data.seed": seed})
+    assert [g.seeds for g in group(collect([tmp_path])[0])] == [1, 1]
+    for seed in range(2):
+        edit(tmp_path / str(seed), seeded=["mask.seed", "data.seed"])
+    (g,) = group(collect([tmp_path])[0])
+    assert g.seeds == 2
+    assert not {"mask.seed", "data.seed", "seed"} & set(g.settings)
+
+
+def test_models_of_another_precision_are_not_set_side_by_side(tmp_path, make_run, edit):
     make_run(tmp_path / "a")
-    other = make_run(tmp_path / "b") / ".hydra" / "config.yaml"
-    other.write_text(other.read_text().replace("weights: float32", "weights: bfloat16"))
+    edit(make_run(tmp_path / "b"), settings={"precision.weights": "bfloat16"})
     runs = collect([tmp_path])[0]
     assert {g.place for g in group(runs)} == {"mini (weights=float32)", "mini (weights=bfloat16)"}
     assert {g.place for g in originals(runs)} == {g.place for g in group(runs)}
 
 
-def test_of_many_places_the_number_does_not_depend_on_the_order_of_the_runs(tmp_path, make_run):
+def test_of_many_places_the_number_does_not_depend_on_the_order_of_the_runs(tmp_path, make_run, edit):
     for i, fold in enumerate(("a", "b", "c")):  # four settings differ, more than a place names
         folder = make_run(tmp_path / str(i))
-        path = folder / ".hydra" / "config.yaml"
-        text = path.read_text().replace("forget: '10', seed: 0", f"forget: '{i}', seed: {i}, fold: {fold}")
-        path.write_text(text.replace("mia_k: 0.2", f"mia_k: 0.{i}"))
+        apart = {"data.forget": str(i), "data.seed": i, "data.fold": fold, "evaluator.mia_k": i / 10}
+        edit(folder, settings=apart)
         if i == 0:
             (folder / "metrics.json").unlink()  # an unevaluated run comes last in group(), not in originals()
             record = json.loads((folder / "provenance.json").read_text()) | {"stages": {}}
@@ -206,7 +216,7 @@ def test_seeds_of_one_config_are_one_group_whatever_their_folders_are_called(tmp
     for seed in range(3):
         make_run(tmp_path / f"{'xyz'[seed]}", seed=seed)
     make_run(tmp_path / "other", t=0.5)
-    make_run(tmp_path / "text", lr="0.00001", seed=3)  # 1e-5 is a text in YAML 1.1, and the same learning rate
+    make_run(tmp_path / "number", lr=0.00001, seed=3)  # "1e-5" is a text in YAML 1.1, and the same learning rate
     groups = group(collect([tmp_path])[0])
     assert sorted(g.seeds for g in groups) == [1, 4]
     assert {g.differs() for g in groups} == {"t=0.3", "t=0.5"}
@@ -222,13 +232,13 @@ def test_an_older_run_of_the_same_config_and_seed_does_not_count_twice(tmp_path,
     assert "not the same" not in skipped[0].reason
 
 
-def test_of_three_equal_runs_the_newest_is_named_with_what_differs_and_the_fewest_overrides(tmp_path, make_run):
-    for hour, words in ((3, ("method=simu",)), (5, ("method=simu", "mask=dual")), (4, ("method=simu", "mask.t=0.3"))):
-        make_run(tmp_path / str(hour), overrides=words, finished=f"2025-11-25T0{hour}:00:00+00:00")
+def test_of_three_equal_runs_the_newest_counts_and_what_differs_is_said(tmp_path, make_run):
+    for hour in (3, 5, 4):
+        make_run(tmp_path / str(hour), finished=f"2025-11-25T0{hour}:00:00+00:00")
     path = tmp_path / "3" / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"aggregate": 0.123}))
     (run,), skipped = collect([tmp_path])
-    assert (run.path.name, run.overrides) == ("5", ("method=simu",))
+    assert run.path.name == "5"
     assert {s.path.name: "not the same" in s.reason for s in skipped} == {"3": True, "4": False}
     assert all(str(tmp_path / "5") in s.reason for s in skipped)
 
@@ -251,13 +261,28 @@ def test_a_run_that_stopped_before_its_evaluation_on_purpose_is_no_error(tmp_pat
     assert g.runs == (evaluated,)
 
 
-def test_interpolations_that_only_a_run_can_resolve_are_kept_as_text(tmp_path, make_run):
+def test_settings_of_any_shape_are_kept_flat(tmp_path, make_run, edit):
     folder = make_run(tmp_path / "run")
-    path = folder / ".hydra" / "config.yaml"
-    path.write_text(path.read_text() + "extra: {now: '${now:%Y}'}\n")
+    odd = {"a.list": [1, 2], "b": {"c": None}, "d.path": "/somewhere/else/rows", "e": "${now:%Y}", "f": "2e-3"}
+    edit(folder, settings=odd)
     found = read(folder)
     assert isinstance(found, Run)
-    assert found.settings()["extra.now"] == "${now:%Y}"
+    kept = {key: found.settings[key] for key in ("a.list", "b.c", "d.path", "e", "f")}
+    assert kept == {"a.list": "[1, 2]", "b.c": None, "d.path": "rows", "e": "${now:%Y}", "f": 0.002}
+
+
+def test_a_run_is_named_by_what_it_recorded_and_not_by_its_keys(tmp_path, make_run, edit):
+    folder = make_run(tmp_path / "run", data="lume")
+    edit(folder, benchmark="qa", switches={"model": {"name": "mine"}, "data": {}}, method="theirs")
+    found = read(folder)
+    assert isinstance(found, Run)
+    assert (found.benchmark, found.model, found.data, found.method) == ("qa", "mine", "lume", "theirs")
+
+
+@pytest.mark.parametrize("seed", ["abc", [1], 0.5])
+def test_a_seed_that_is_none_is_said(tmp_path, make_run, edit, seed):
+    edit(make_run(tmp_path / "run"), switches={"seed": seed})
+    assert reasons([tmp_path / "run", make_run(tmp_path / "good")])["run"].startswith("seed ")
 
 
 def test_estimate_over_seeds_is_students_t_and_over_rows_the_evaluators(tmp_path, make_run):

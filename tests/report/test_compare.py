@@ -163,6 +163,76 @@ def test_mistakes_are_one_line_and_exit_status_2(search, capsys, words, said):
     assert error.count("\n") == 1
 
 
+def test_a_search_among_options_is_won_by_name(tmp_path, make_run):
+    scored(make_run, tmp_path / "0", 0.80, 0.20)
+    scored(make_run, tmp_path / "1", 0.90, 0.20, objective="npo")
+    (simu,) = best.candidates(group(collect([tmp_path])[0]))
+    won = best.winner(simu, "aggregate", [])
+    assert won is not None
+    assert best.overrides(won, simu) == "model=tiny data=mini method=simu objective=npo"
+    assert "objective" in [c.label for c in best.table(simu, "aggregate", [], won).columns]
+
+
+@pytest.mark.parametrize(
+    ("metric", "wins", "said"),
+    [
+        ("forget/rouge_l_recall", 0.1, "Lowest"),
+        ("mia/min_k", 0.48, "Nearest to 0.5"),
+        ("aggregate", 0.7, "Highest"),
+        ("mine", 3.0, "Highest"),
+    ],
+)
+def test_the_best_is_chosen_in_the_metrics_own_direction(tmp_path, make_run, metric, wins, said):
+    values = {"forget/rouge_l_recall": (0.1, 0.5), "mia/min_k": (0.1, 0.48), "aggregate": (0.2, 0.7), "mine": (1, 3)}
+    for i, t in enumerate((0.1, 0.5)):
+        folder = make_run(tmp_path / str(i), t=t)
+        path = folder / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: pair[i] for key, pair in values.items()}))
+    (simu,) = best.candidates(group(collect([tmp_path])[0]))
+    won = best.winner(simu, metric, [])
+    assert won is not None
+    assert won.estimate(metric).mean == wins
+    table = best.table(simu, metric, [], won)
+    assert table.notes == (f"{said} {metric}, means over seeds.",)
+    assert table.rows[0].cells[-1] == "winner"
+
+
+def test_an_unknown_score_that_the_runs_average_is_compared_without_a_direction(tmp_path, make_run):
+    runs = [make_run(tmp_path / name, method=method) for name, method in (("a", "fo_graddiff"), ("b", "simu"))]
+    for i, folder in enumerate(runs):
+        path = folder / "metrics.json"
+        extra = {"forget/mine": 0.5, "whole_mine": 2.0 + i, "whole_mine/n": 3}
+        path.write_text(json.dumps(json.loads(path.read_text()) | extra))
+        rescore(folder, lambda row: row | {"scores": {"mine": 0.5, "hidden": 1.0, "rouge_l_recall": 0.1}})
+    a, b = map(compare.one_run, runs)
+    rows = {row.cells[:2]: row.cells[-1] for row in compare.paired_table(a, b).rows}
+    assert rows == {("forget", "mine"): "", ("forget", "rouge_l_recall"): "↓", ("retain", "rouge_l_recall"): "↑"}
+    whole = {row.cells[0]: row.cells[1:] for row in compare.whole_table(a, b).rows}
+    assert whole["whole_mine"] == (2.0, 3.0, 1.0, "")
+    assert whole["mia/min_k"][-1] == "→0.5"
+    assert not [name for name in whole if name.endswith("/n") or name.startswith("original/")]
+
+
+@pytest.mark.parametrize("words", [[], ["compare"], ["best"]])
+def test_help_loads_neither_torch_nor_numpy(words):
+    code = (
+        "import sys; from simu.report.__main__ import main\n"
+        "try: main([*sys.argv[1:], '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'scipy', 'rich', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert "usage: python -m simu.report" in done.stdout
+
+
+def test_a_report_is_made_without_torch(search, tmp_path):
+    code = "import sys; from simu.report.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    words = [str(search), "--quiet", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_help_names_all_three_uses():
     done = subprocess.run([sys.executable, "-m", "simu.report", "--help"], capture_output=True, text=True, check=True)
     for words in ("PATHS", "compare A B", "best PATHS", "--out"):

@@ -6,15 +6,22 @@ import json
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from simu.report import figures
 from simu.report.__main__ import main
 from simu.report.collect import collect
-from simu.report.groups import Estimate, group, originals
+from simu.report.columns import label
+from simu.report.estimate import Estimate
+from simu.report.figures.canvas import canvas
+from simu.report.figures.curves import curves, swept, weights
+from simu.report.figures.heatmaps import CELLS, bins, critical
+from simu.report.figures.marks import arms, dodged, fit
+from simu.report.figures.training import smooth
+from simu.report.groups import group, originals
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib (extra `plots`)")
 
@@ -102,32 +109,32 @@ def test_the_same_runs_give_the_same_bytes(sweeps, tmp_path):
 
 def test_curves_go_over_one_setting_alone(sweeps):
     groups = group(collect([sweeps / "mini"])[0])
-    (line,) = figures.swept("mask.t", groups)
+    (line,) = swept("mask.t", groups)
     assert [g.settings["mask.t"] for g in line] == [0.1, 0.3, 0.5, 0.7, 0.9]
     assert {g.settings["attribution.m"] for g in line} == {5}
-    (line,) = figures.swept("attribution.m", groups)
+    (line,) = swept("attribution.m", groups)
     assert [g.settings["attribution.m"] for g in line] == [2, 3, 5, 8, 10]
 
 
 def test_curves_draw_the_runs_own_numbers(sweeps):
     runs = collect([sweeps / "mini"])[0]
     groups = group(runs)
-    (picture,) = figures.curves("figure3_t", "Figure 3", "mask.t", "t", groups, originals(runs))
+    (picture,) = curves("figure3_t", "Figure 3", "mask.t", "t", groups, originals(runs))
     forget = picture.figure.axes[0]
     drawn = {c.get_label(): c.lines[0].get_ydata() for c in forget.containers}
-    (line,) = figures.swept("mask.t", groups)
+    (line,) = swept("mask.t", groups)
     expected = [np.mean([run.metrics["forget/rouge_l_recall"] for run in g.runs]) for g in line]
-    assert list(drawn["forget ROUGE-L recall (before: 0.97)"]) == pytest.approx(expected)
+    assert list(drawn[f"{label('forget/rouge_l_recall')} ↓ (before: 0.97)"]) == pytest.approx(expected)
     assert "n: forget 40" in picture.caption
 
 
 def test_wide_layers_are_binned_without_losing_the_largest_scores():
     values = np.zeros((2, 4096), dtype=np.float32)
     values[0, 1234], values[1, 4000] = 1.0, -0.9
-    binned = figures._bins(values, signed=True)
-    assert binned.shape == (2, figures.CELLS)
+    binned = bins(values, signed=True)
+    assert binned.shape == (2, CELLS)
     assert (binned[0].max(), binned[1].min()) == (1.0, pytest.approx(-0.9))
-    share = figures._bins(values > 0, signed=False)
+    share = bins(values > 0, signed=False)
     assert share[0].max() == pytest.approx(1 / 8)
 
 
@@ -139,7 +146,7 @@ def test_critical_neurons_by_layer_follow_the_strict_rule(tmp_path, make_run):
     scores = torch.tensor([[2.0, 1.0, 1.1, -3.0], [-1.0, -2.0, -0.1, 0.0]])
     save_file({"forget": scores}, folder / "attribution.safetensors")
     (run,) = collect([folder])[0]
-    assert figures._critical(run, "forget").tolist() == [[True, False, True, False], [False] * 4]
+    assert critical(run, "forget").tolist() == [[True, False, True, False], [False] * 4]
 
 
 def test_what_an_earlier_report_left_is_named(sweeps, tmp_path, capsys):
@@ -162,22 +169,22 @@ def test_what_an_earlier_report_left_is_named(sweeps, tmp_path, capsys):
     ],
 )
 def test_a_scale_is_a_tenth_wide_at_least_and_stays_near_nought_to_one(low, high, expected):
-    _, (ax,) = figures._canvas(1)
+    _, (ax,) = canvas(1)
     ax.set_ylim(low, high)
-    figures._fit(ax, "y")
+    fit(ax, "y")
     assert ax.get_ylim() == pytest.approx(expected)
 
 
 def test_bars_end_at_nought_and_one_and_series_stand_side_by_side():
     e = [Estimate(mean=0.9, low=0.7, high=1.3), Estimate(mean=0.1, low=-0.2, high=0.3), Estimate(mean=0.5)]
-    assert figures._arms(e) == pytest.approx(np.array([[0.2, 0.1, 0.0], [0.1, 0.2, 0.0]]))
-    assert figures._dodged([2, 3, 5], 0, 3) == pytest.approx([1.9, 2.9, 4.9])
-    assert figures._dodged([2, 3, 5], 1, 3) == [2, 3, 5]
+    assert arms(e) == pytest.approx(np.array([[0.2, 0.1, 0.0], [0.1, 0.2, 0.0]]))
+    assert dodged([2, 3, 5], 0, 3) == pytest.approx([1.9, 2.9, 4.9])
+    assert dodged([2, 3, 5], 1, 3) == [2, 3, 5]
 
 
 def test_smoothing_is_the_mean_of_the_steps_around():
-    assert figures._smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3) == pytest.approx([1.5, 3.0, 3.0, 3.0])
-    assert figures._smooth(np.array([1.0, 2.0]), 1) == pytest.approx([1.0, 2.0])
+    assert smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3) == pytest.approx([1.5, 3.0, 3.0, 3.0])
+    assert smooth(np.array([1.0, 2.0]), 1) == pytest.approx([1.0, 2.0])
 
 
 def test_the_curve_over_lambda_draws_each_methods_own_numbers(tmp_path, make_run):
@@ -185,7 +192,7 @@ def test_the_curve_over_lambda_draws_each_methods_own_numbers(tmp_path, make_run
         for i, weight in enumerate((0.5, 1.0, 5.0)):
             make_run(tmp_path / f"{method}{i}", method=method, weight=weight, retain=0.5 + weight / 20)
     groups = group(collect([tmp_path])[0])
-    (picture,) = figures.weights(groups, [])
+    (picture,) = weights(groups, [])
     utility = picture.figure.axes[1]
     drawn = {c.get_label(): list(c.lines[0].get_ydata()) for c in utility.containers}
     expected = [
@@ -199,6 +206,65 @@ def test_without_figures_only_tables_are_written(sweeps, tmp_path, capsys):
     assert main([str(sweeps / "mini" / "table1"), "--out", str(tmp_path), "--no-figures"]) == 0
     assert list((tmp_path / "figures").iterdir()) == []
     assert "Table 1" in capsys.readouterr().out
+
+
+HOSTILE = '<script>document.title="ran"</script>"\'><img src=x onerror="document.title=\'ran\'">/../../x [bold] $y$'
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """Two runs whose model, data, method, rows and command hold tags, quotes, slashes and dollars."""
+    from tests.report.conftest import edit_record, write_run
+
+    root = tmp_path_factory.mktemp("hostile")
+    for i, name in enumerate((HOSTILE, HOSTILE.replace("/", "_"))):  # one file name, two models
+        run = write_run(root / "runs" / str(i), seed=i)
+        names = {slot: {"name": name} for slot in ("model", "data", "method")}
+        edit_record(run, switches=names, method=name, command=HOSTILE, options={"mask": HOSTILE, "objective": HOSTILE})
+        edit_record(run, settings={"data.forget": HOSTILE}, benchmark="qa", machine={"processor": HOSTILE})
+        rows = [json.loads(line) for line in (run / "generations.jsonl").read_text().splitlines()]
+        text = "".join(json.dumps(row | {"prompt": HOSTILE, "generated": HOSTILE}) + "\n" for row in rows)
+        (run / "generations.jsonl").write_text(text)
+        metrics = json.loads((run / "metrics.json").read_text())
+        (run / "metrics.json").write_text(json.dumps(metrics | {HOSTILE: 0.5, f"forget/{HOSTILE}": 0.25}))
+    assert main([str(root / "runs"), str(root / HOSTILE.split("/")[0]), "--out", str(root / "out")]) == 0
+    return root
+
+
+def test_whatever_a_run_names_is_escaped_on_the_page(hostile):
+    page = (hostile / "out" / "index.html").read_text()
+    found = Tags()
+    found.feed(page)
+    assert "script" not in found.tags
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+    assert {value for name, value in found.attributes if name == "href"} == {
+        "data:,",
+        *(f"#{value}" for name, value in found.attributes if name == "id"),
+    }
+    names = [value for name, value in found.attributes if name == "id"]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.=-]+", name) for name in names)
+    assert page.count("&lt;script&gt;") > 20
+
+
+def test_whatever_a_run_names_stays_inside_the_reports_folder(hostile):
+    assert sorted(p.name for p in hostile.iterdir()) == ["out", "runs"]
+    files = [p.relative_to(hostile / "out") for p in (hostile / "out").rglob("*") if p.is_file()]
+    assert {len(file.parts) for file in files} == {1, 2}
+    assert len([f for f in files if f.name.startswith("training_") and f.suffix == ".png"]) == 2  # one a model
+
+
+class Tags(HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -238,3 +304,10 @@ def test_headless_chromium_shows_every_table_and_figure_without_a_console_error(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert f'data-probe="{2 * len(FIGURES)} images, {tables} tables, overflow false"' in done.stdout
     assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+def test_no_name_runs_as_a_script_in_headless_chromium(hostile, tmp_path):
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", (hostile / "out" / "index.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>SIMU: report over 2 runs</title>" in done.stdout

@@ -13,10 +13,13 @@ from rich.console import Console
 
 from simu.report import render
 from simu.report.collect import collect
+from simu.report.estimate import Estimate
 from simu.report.figures import draw
-from simu.report.groups import Estimate, group, originals
+from simu.report.groups import group, originals
+from simu.report.nearest import nearest_to_preset
 from simu.report.samples import sample_tables
-from simu.report.tables import Column, Row, Table, all_metrics, compact, nearest_to_preset, paper_tables, run_tables
+from simu.report.table import Column, Row, Table, compact
+from simu.report.tables import all_metrics, paper_tables, run_tables
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +61,9 @@ def test_table1_sets_the_printed_row_and_the_difference_under_ours(by_name):
     assert gap["Forget EM (string)"] is None
 
 
-def test_an_aggregate_of_the_papers_parts_is_set_against_the_printed_one(tmp_path, make_run):
-    path = make_run(tmp_path / "run", model="olmo_1b", data="tofu") / ".hydra" / "config.yaml"
-    text = path.read_text().replace("aggregate_em: exact_match", "aggregate_em: choice_accuracy")
-    path.write_text(text.replace("aggregate_mia: min_k", "aggregate_mia: soul_compat"))
+def test_an_aggregate_of_the_papers_parts_is_set_against_the_printed_one(tmp_path, make_run, edit):
+    parts = {"evaluator.aggregate_em": "choice_accuracy", "evaluator.aggregate_mia": "soul_compat"}
+    edit(make_run(tmp_path / "run", model="olmo_1b", data="tofu"), settings=parts)
     table = paper_tables(group(collect([tmp_path])[0]), [])[0]
     ours = json.loads((tmp_path / "run" / "metrics.json").read_text())["aggregate"]
     assert cells(table, "tofu", "olmo_1b", kind="difference")["Aggregate"] == pytest.approx(ours - 0.8438)
@@ -124,18 +126,79 @@ def test_of_a_sweep_the_config_nearest_to_its_preset_stands_in_the_papers_tables
     assert [(g.settings["mask.t"], g.settings["attribution.m"], g.mask, g.seeds) for g in simu] == [(0.3, 5, "dual", 2)]
 
 
-def test_an_override_that_says_what_the_preset_says_is_none(tmp_path, make_run):
+def test_nearest_counts_settings_that_differ_from_the_presets_and_not_words_typed(tmp_path, make_run):
     for i, weight in enumerate((0.5, 1.0, 2.0, 5.0)):  # the sweep figure4: every run has one override
         words = ("method=simu", f"objective.retain_weight={weight}")
-        folder = make_run(tmp_path / str(i), weight=weight, overrides=words)
-        path = folder / ".hydra" / "hydra.yaml"
-        record = json.loads(path.read_text())
-        record["hydra"]["runtime"]["choices"]["preset"] = "tiny-mini-simu"  # conf/preset: retain_weight 2.0
-        path.write_text(json.dumps(record))
+        make_run(tmp_path / str(i), weight=weight, overrides=words)  # the preset, recorded by the third: 2.0
+    make_run(tmp_path / "typed_nothing", t=0.9)
+    make_run(tmp_path / "option", objective="npo", weight=2.0, overrides=("objective=npo",))
     (nearest,) = nearest_to_preset(group(collect([tmp_path])[0]))
-    assert nearest.settings["objective.retain_weight"] == 2.0
+    assert (nearest.settings["objective.retain_weight"], nearest.settings["objective"]) == (2.0, "graddiff")
     table = paper_tables([nearest], [])[0]
-    assert any("simu on mini: λ=2" in note for note in table.notes)
+    assert any("simu on mini: objective=graddiff" in note and "λ=2" in note for note in table.notes)
+
+
+def test_a_preset_of_one_objective_is_none_of_another(tmp_path, make_run):
+    for i, weight in enumerate((2.0, 10.0)):
+        folder = make_run(tmp_path / f"npo{i}", objective="npo", weight=weight)
+        record = json.loads((folder / "provenance.json").read_text())
+        record["presets"] = {"objective.retain_weight": 10.0} if weight == 10.0 else {}
+        (folder / "provenance.json").write_text(json.dumps(record))
+    (nearest,) = nearest_to_preset(group(collect([tmp_path])[0]))
+    assert nearest.settings["objective.retain_weight"] == 10.0
+    make_run(tmp_path / "plain", weight=2.0)
+    (nearest,) = nearest_to_preset(group(collect([tmp_path])[0]))
+    assert (nearest.settings["objective"], nearest.settings["objective.retain_weight"]) == ("graddiff", 2.0)
+
+
+def test_a_setting_without_a_preset_is_counted_from_its_options_own_default(tmp_path, make_run):
+    for i, t in enumerate((0.1, 0.3, 0.9)):  # conf/mask/dual.yaml: t: 0.3
+        make_run(tmp_path / str(i), t=t)
+    (nearest,) = nearest_to_preset(group(collect([tmp_path])[0]))
+    assert nearest.settings["mask.t"] == 0.3
+
+
+def test_a_swept_objective_is_named_wherever_it_is_shown(tmp_path, make_run):
+    """A 'simu' row that is an NPO run says so in every table, legend and label (issue G, 3)."""
+    make_run(tmp_path / "so", method="so_graddiff")
+    make_run(tmp_path / "npo", objective="npo")
+    runs = collect([tmp_path])[0]
+    groups, before = group(runs), originals(runs)
+    tables = {t.name: t for t in (*paper_tables(groups, before), *run_tables(groups, before), all_metrics(groups))}
+    for name in ("table1", "table4", "runs_qa", "metrics"):
+        at = [c.label for c in tables[name].columns].index("objective")
+        method = [c.label for c in tables[name].columns].index("method")
+        said = {(row.cells[method], row.cells[at]) for row in tables[name].rows if row.cells[method] != "original"}
+        assert said == {("so_graddiff", "graddiff"), ("simu", "npo")}
+    (npo,) = (g for g in groups if g.method == "simu")
+    assert (npo.kind, npo.label()) == ("simu · dual · objective=npo", "simu · dual (objective=npo)")
+    (sampled,) = sample_tables(groups)
+    assert "simu · objective=npo" in [c.label for c in sampled.columns]
+    legends = {
+        text.get_text()
+        for picture in draw(groups, before)
+        for ax in picture.figure.axes
+        if ax.get_legend()
+        for text in ax.get_legend().get_texts()
+    }
+    assert npo.kind in legends
+    assert "simu · dual" not in legends
+
+
+def test_methods_that_pick_their_options_are_told_apart_by_them_in_tables_alone(made, by_name):
+    ours = cells(by_name["table1"], "tofu", "olmo_1b", "fo_graddiff")
+    assert (ours["optimizer"], ours["selection"]) == ("adamw", "all")
+    assert "objective" not in ours  # all three are GradDiff
+    assert {g.kind for g in made[0] if g.method == "fo_graddiff"} == {"fo_graddiff · all weights"}
+
+
+def test_a_class_of_ones_own_tells_runs_apart_where_the_options_do_not(tmp_path, make_run, edit):
+    for name in ("Mine", "Yours"):
+        edit(make_run(tmp_path / name), settings={"mask._target_": f"here.{name}"})
+    assert {g.differs() for g in group(collect([tmp_path])[0])} == {
+        "mask._target_=here.Mine",
+        "mask._target_=here.Yours",
+    }
 
 
 def test_seeds_of_one_row_that_ran_with_different_code_are_said(tmp_path, make_run):
@@ -152,14 +215,19 @@ def test_run_tables_have_a_line_for_every_config_and_tell_them_apart(made):
     tables = {table.name: table for table in run_tables(*made)}
     rows = [row for row in tables["runs_qa"].rows if row.cells[0] == "mini"]
     assert len(rows) == 1 + 3 + 4 + 4 + 3 + 5  # original, table1's methods, t, m, λ, masks
-    assert len({row.cells[:5] for row in rows}) == len(rows)
-    assert "m=5, t=0.9, λ=2" in {row.cells[4] for row in rows}
+    settings = [c.label for c in tables["runs_qa"].columns].index("settings")
+    assert len({row.cells[: settings + 1] for row in rows}) == len(rows)
+    assert "m=5, t=0.9, λ=2" in {row.cells[settings] for row in rows}
 
 
 def test_all_metrics_lists_each_metric_with_its_n(made):
     groups = [g for g in made[0] if g.data == "mini" and g.method == "fo_graddiff"]
     table = all_metrics(groups)
-    assert {row.cells[5]: row.cells[7] for row in table.rows}["world_facts/contains_answer"] == 117
+    heads = [c.label for c in table.columns]
+    rows = {row.cells[heads.index("metric")]: dict(zip(heads, row.cells, strict=True)) for row in table.rows}
+    found = rows["world_facts/contains_answer"]
+    assert (found["n rows"], found["better"]) == (117, "↑")
+    assert rows["mia/min_k"]["better"] == "→0.5"
 
 
 def test_qualitative_tables_are_a_seeded_sample_of_shared_rows(made, sweeps):

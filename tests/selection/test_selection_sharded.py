@@ -12,7 +12,8 @@ import torch.multiprocessing as mp
 import transformers
 
 from simu.optim import BuildSophia
-from simu.selection.core import apply_tensors, select_parameters
+from simu.selection.core import apply_tensors
+from simu.selection.select import select_parameters
 
 
 def build(family: str, dtype: torch.dtype):

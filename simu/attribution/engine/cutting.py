@@ -1,6 +1,6 @@
-"""Cutting the work of an attribution into pieces and passes that fit in memory, and what each costs.
+"""Cutting the work of an attribution into micro-batches and passes that fit in memory, and what each costs.
 
-Shapes: T tokens and N shadow positions of a piece's longest rows, L layers, D d_model, V vocabulary.
+Shapes: T tokens and N shadow positions of a micro-batch's longest rows, L layers, D d_model, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from simu.attribution.engine.engine import precise
+from simu.attribution.engine.capture import precise
 from simu.models.anatomy import Anatomy, anatomy
 
 ENOUGH = {"cuda": 16 * 2**30, "cpu": 48 * 2**20}
 """Bytes of activations in one pass beyond which a larger pass is not faster (docs/attribution.md)…"""
 ENOUGH_TOKENS = 256
 """… unless it holds fewer shadow positions than this."""
-PIECE_OVERHEAD = {"cuda": 256, "cpu": 16}
-"""What a piece costs by itself, in shadow positions: more padding than this is worth another piece."""
+MICRO_BATCH_OVERHEAD = {"cuda": 256, "cpu": 16}
+"""What a micro-batch costs by itself, in shadow positions: more padding than this is worth another micro-batch."""
 LOGITS = {"cuda": 64 * 2**20, "cpu": 32 * 2**20}
 """Bytes of logits and what they turn into at once…"""
 LOGITS_ROWS = 128
@@ -29,7 +29,7 @@ LOGITS_ROWS = 128
 
 
 @dataclass(frozen=True)
-class Unit:
+class Pass:
     """One pass, forward and backward: the streams of these layers at these path points. `points` None: the clean end,
     a = β, which all layers share."""
 
@@ -38,7 +38,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Piece:
+class MicroBatch:
     """Rows of a batch that run together, and their passes in order."""
 
     batch: int
@@ -47,7 +47,7 @@ class Piece:
     """T: of the longest row."""
     positions: int
     """N: shadow positions of the row that has most."""
-    units: tuple[Unit, ...] = ()
+    passes: tuple[Pass, ...] = ()
 
     @property
     def shadow(self) -> int:
@@ -131,19 +131,19 @@ class Cut:
     def logits(self) -> int:
         return self.logits_rows * self._logits_row()
 
-    def clean(self, piece: Piece) -> int:
+    def clean(self, micro: MicroBatch) -> int:
         """β, inputs and attention at shadow positions, keys and values at all, and the clean pass's own transient."""
         s, L = self.sizes, self.sizes.parts.n_layers
-        kept = L * (3 * piece.positions * s.parts.d_model + 2 * piece.tokens * s.key_width)
-        return len(piece.rows) * (kept + 2 * piece.tokens * s.parts.d_model) * s.dtype.itemsize
+        kept = L * (3 * micro.positions * s.parts.d_model + 2 * micro.tokens * s.key_width)
+        return len(micro.rows) * (kept + 2 * micro.tokens * s.parts.d_model) * s.dtype.itemsize
 
-    def sums(self, piece: Piece) -> int:
-        """Sums of all groups, and the samples' own scores until a piece is through."""
+    def sums(self, micro: MicroBatch) -> int:
+        """Sums of all groups, and the samples' own scores until a micro-batch is through."""
         s = self.sizes
-        return s.parts.n_neurons * (8 * self.groups + piece.shadow * precise(s.dtype).itemsize)
+        return s.parts.n_neurons * (8 * self.groups + micro.shadow * precise(s.dtype).itemsize)
 
-    def fixed(self, piece: Piece) -> int:
-        return self.sizes.weights + self.clean(piece) + self.sums(piece) + self.logits()
+    def fixed(self, micro: MicroBatch) -> int:
+        return self.sizes.weights + self.clean(micro) + self.sums(micro) + self.logits()
 
     def stream(self, shadow: int, blocks: int) -> float:
         """Of one stream of `shadow` positions through `blocks` blocks, forward and backward."""
@@ -157,79 +157,79 @@ class Cut:
     def least(self, shadow: int) -> float:
         return self.stream(shadow, self.sizes.parts.n_layers)
 
-    def held(self, piece: Piece, unit: Unit) -> float:
+    def held(self, micro: MicroBatch, one: Pass) -> float:
         """Of one pass."""
-        L, points = self.sizes.parts.n_layers, 1 if unit.points is None else len(unit.points)
-        blocks = [L] if self._whole(unit) else [L - layer for layer in unit.layers]
-        return sum(points * self.stream(piece.shadow, n) for n in blocks)
+        L, points = self.sizes.parts.n_layers, 1 if one.points is None else len(one.points)
+        blocks = [L] if self._whole(one) else [L - layer for layer in one.layers]
+        return sum(points * self.stream(micro.shadow, n) for n in blocks)
 
-    def _whole(self, unit: Unit) -> bool:
+    def _whole(self, one: Pass) -> bool:
         """Whether one stream carries all layers."""
-        return unit.points is None or self.together
+        return one.points is None or self.together
 
     # ---- FLOPs, two a multiply-add
 
-    def flops(self, piece: Piece) -> tuple[float, float, float]:
-        """(clean pass, shadow streams, head and loss) of all passes of a piece. Backward: inputs only."""
+    def flops(self, micro: MicroBatch) -> tuple[float, float, float]:
+        """(clean pass, shadow streams, head and loss) of all passes of a micro-batch. Backward: inputs only."""
         s, L = self.sizes, self.sizes.parts.n_layers
-        linear, attention = 2 * (s.attention + s.mlp), 4 * s.query_width * (piece.tokens + piece.positions)
+        linear, attention = 2 * (s.attention + s.mlp), 4 * s.query_width * (micro.tokens + micro.positions)
         block = 2 * linear + 3 * attention + (linear + attention if self.recompute else 0)
-        clean = len(piece.rows) * piece.tokens * L * (linear + 4 * s.query_width * piece.tokens)
+        clean = len(micro.rows) * micro.tokens * L * (linear + 4 * s.query_width * micro.tokens)
         streams = tail = 0.0
-        for unit in piece.units:
-            shadow = piece.shadow * (1 if unit.points is None else len(unit.points))
-            if self._whole(unit):
-                streams += shadow * (L if unit.points is None else L - 1) * block
+        for one in micro.passes:
+            shadow = micro.shadow * (1 if one.points is None else len(one.points))
+            if self._whole(one):
+                streams += shadow * (L if one.points is None else L - 1) * block
             else:
-                streams += shadow * sum((L - 1 - layer) * block for layer in unit.layers)
-            tail += shadow * (1 if self._whole(unit) else len(unit.layers)) * 4 * s.parts.d_model * s.vocabulary
+                streams += shadow * sum((L - 1 - layer) * block for layer in one.layers)
+            tail += shadow * (1 if self._whole(one) else len(one.layers)) * 4 * s.parts.d_model * s.vocabulary
         return clean, streams, tail
 
     # ---- cutting
 
-    def pieces(self, batch: int, rows: Sequence[tuple[int, int, int]]) -> list[Piece] | None:
-        """Rows (T, N, …) of a batch in pieces, with the least padding that is worth a piece; None: one is too large."""
+    def micro_batches(self, batch: int, rows: Sequence[tuple[int, int, int]]) -> list[MicroBatch] | None:
+        """Rows (T, N, …) of a batch in micro-batches, with the least padding that pays off; None: one is too large."""
         order = [i for i in sorted(range(len(rows)), key=lambda i: (-rows[i][1], -rows[i][0], i)) if rows[i][1]]
-        overhead = PIECE_OVERHEAD.get(self.device, PIECE_OVERHEAD["cpu"])
-        best: list[tuple[float, tuple[Piece, ...]]] = [(0.0, ())]  # cost in shadow positions, pieces of the first rows
+        overhead = MICRO_BATCH_OVERHEAD.get(self.device, MICRO_BATCH_OVERHEAD["cpu"])
+        best: list[tuple[float, tuple[MicroBatch, ...]]] = [(0.0, ())]  # of the first rows: cost in shadow positions
         for end in range(1, len(order) + 1):
             options = []
             for start in range(end - 1, -1, -1):
                 chosen = order[start:end]
-                piece = Piece(batch, tuple(chosen), max(rows[i][0] for i in chosen), rows[chosen[0]][1])
-                if not self._fits(piece) or (len(chosen) > 1 and self.least(piece.shadow) > self._worthwhile(0)):
+                micro = MicroBatch(batch, tuple(chosen), max(rows[i][0] for i in chosen), rows[chosen[0]][1])
+                if not self._fits(micro) or (len(chosen) > 1 and self.least(micro.shadow) > self._worthwhile(0)):
                     break
-                options.append((best[start][0] + piece.shadow + overhead, (*best[start][1], piece)))
+                options.append((best[start][0] + micro.shadow + overhead, (*best[start][1], micro)))
             if not options:
                 return None
             best.append(min(options, key=lambda option: option[0]))
-        return [replace(piece, units=self._units(piece)) for piece in best[-1][1]]
+        return [replace(micro, passes=self._passes(micro)) for micro in best[-1][1]]
 
-    def _left(self, piece: Piece) -> float:
-        return math.inf if self.limit is None else self.limit - self.fixed(piece)
+    def _left(self, micro: MicroBatch) -> float:
+        return math.inf if self.limit is None else self.limit - self.fixed(micro)
 
-    def _fits(self, piece: Piece) -> bool:
+    def _fits(self, micro: MicroBatch) -> bool:
         """Whether one stream through all layers has room."""
-        return self.least(piece.shadow) <= self._left(piece)
+        return self.least(micro.shadow) <= self._left(micro)
 
     def _worthwhile(self, shadow: int) -> float:
         return max(ENOUGH.get(self.device, ENOUGH["cpu"]), self.least(max(ENOUGH_TOKENS, shadow)))
 
-    def _units(self, piece: Piece) -> tuple[Unit, ...]:
+    def _passes(self, micro: MicroBatch) -> tuple[Pass, ...]:
         """The shared end of the path, then consecutive layers at as many points as fit together."""
         L = self.sizes.parts.n_layers
-        budget = min(self._left(piece), self._worthwhile(piece.shadow))
-        made = [Unit(tuple(range(L)), None)] if self.shared else []
+        budget = min(self._left(micro), self._worthwhile(micro.shadow))
+        made = [Pass(tuple(range(L)), None)] if self.shared else []
         points = tuple(range(self.m - 1 if self.shared else self.m))
         layer = 0
         while points and layer < L:
             layers = tuple(range(L)) if self.together else (layer,)
-            fit = max(1, min(len(points), int(budget // self.stream(piece.shadow, L - layer))))
+            fit = max(1, min(len(points), int(budget // self.stream(micro.shadow, L - layer))))
             while fit == len(points) and not self.together and layers[-1] + 1 < L:
-                more = Unit((*layers, layers[-1] + 1), points)
-                if self.held(piece, more) > budget:
+                more = Pass((*layers, layers[-1] + 1), points)
+                if self.held(micro, more) > budget:
                     break
                 layers = more.layers
-            made += [Unit(layers, points[p : p + fit]) for p in range(0, len(points), fit)]
+            made += [Pass(layers, points[p : p + fit]) for p in range(0, len(points), fit)]
             layer = layers[-1] + 1
         return tuple(made)

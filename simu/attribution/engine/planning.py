@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simu.attribution.engine.cutting import Cut, Piece, Sizes
-from simu.attribution.engine.engine import LENGTH_DEPENDENT, Engine, Layout, Position, layout, undisturbed
+from simu.attribution.engine.capture import LENGTH_DEPENDENT, Layout, Position, layout, undisturbed
+from simu.attribution.engine.cutting import Cut, MicroBatch, Sizes
+from simu.attribution.engine.engine import Engine
+from simu.attribution.path import path_points
 from simu.types import UserError
 
 GIB = 2**30
@@ -32,10 +34,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut of the work into pieces and passes, with its predicted cost. `print(plan)` shows it as a table."""
+    """A cut of the work into micro-batches and passes, with its predicted cost. `print(plan)` shows it as a table."""
 
     stages: tuple[Stage, ...]
-    pieces: tuple[Piece, ...]
+    micro_batches: tuple[MicroBatch, ...]
     recompute: bool
     logits_rows: int
     limit: int | None
@@ -54,9 +56,9 @@ class Plan:
         return sum(stage.flops for stage in self.stages)
 
     @property
-    def units(self) -> int:
+    def passes(self) -> int:
         """Passes, forward and backward."""
-        return sum(len(piece.units) for piece in self.pieces)
+        return sum(len(micro.passes) for micro in self.micro_batches)
 
     def __str__(self) -> str:
         lines = [f"{'attribution plan':<34}{'GiB at peak':>12}{'TFLOP':>12}"]
@@ -64,8 +66,8 @@ class Plan:
         lines += [f"  {'all':<32}{self.peak / GIB:>12.3f}{self.flops / 1e12:>12.3f}"]
         limit = "none" if self.limit is None else f"{self.limit / GIB:.2f} GiB"
         lines += [
-            f"  {self.neurons} neurons, {self.samples} next-token samples, {len(self.pieces)} micro-batches, "
-            f"{self.units} passes, recomputation {'on' if self.recompute else 'off'}, limit {limit}"
+            f"  {self.neurons} neurons, {self.samples} next-token samples, {len(self.micro_batches)} micro-batches, "
+            f"{self.passes} passes, recomputation {'on' if self.recompute else 'off'}, limit {limit}"
         ]
         return "\n".join(lines)
 
@@ -100,14 +102,14 @@ def plan(
     limit = None if max_memory is None else int(max_memory * GIB)
     if limit is None and place.type == "cuda" and torch.cuda.is_available():
         limit = int(0.85 * torch.cuda.get_device_properties(place).total_memory)
-    shared = path == "right" and layers == "single"
+    shared = path_points(m, path)[0][-1] == 1.0 and layers == "single"
     for again in [recompute] if recompute is not None else [False, True]:
         cut = Cut(sizes, m, shared, layers == "all", again, limit, place.type, groups)
-        found = [cut.pieces(i, batch) for i, batch in enumerate(rows)]
+        found = [cut.micro_batches(i, batch) for i, batch in enumerate(rows)]
         if None not in found:
             samples = sum(row[2] for batch in rows for row in batch)
-            return _counted(cut, tuple(piece for pieces in found for piece in pieces or ()), samples)
-    widest = Piece(0, (0,), T, N)
+            return _counted(cut, tuple(micro for cuts in found for micro in cuts or ()), samples)
+    widest = MicroBatch(0, (0,), T, N)
     needed = (cut.fixed(widest) + cut.least(N)) / GIB
     raise UserError(
         f"attribution.max_memory={max_memory}: one row of {T} tokens needs {needed:.3f} GiB; allowed is at "
@@ -123,14 +125,14 @@ def _lengths(batch: Mapping[str, Tensor], position: Position) -> list[tuple[int,
     return [(int(t), int(n), int(s)) for t, n, s in zip(*counts, strict=True)]
 
 
-def _counted(cut: Cut, pieces: tuple[Piece, ...], samples: int) -> Plan:
-    """Bytes of the piece that holds most at once; FLOPs of all."""
+def _counted(cut: Cut, micro_batches: tuple[MicroBatch, ...], samples: int) -> Plan:
+    """Bytes of the micro-batch that holds most at once; FLOPs of all."""
 
-    def streams(piece: Piece) -> float:
-        return max(cut.held(piece, unit) for unit in piece.units)
+    def streams(micro: MicroBatch) -> float:
+        return max(cut.held(micro, one) for one in micro.passes)
 
-    flops = [sum(part) for part in zip(*(cut.flops(piece) for piece in pieces), strict=True)] or [0.0, 0.0, 0.0]
-    largest = max(pieces, key=lambda p: cut.fixed(p) + streams(p), default=None)
+    flops = [sum(part) for part in zip(*(cut.flops(micro) for micro in micro_batches), strict=True)] or [0.0, 0.0, 0.0]
+    largest = max(micro_batches, key=lambda micro: cut.fixed(micro) + streams(micro), default=None)
     held = (0, 0, 0) if largest is None else (cut.clean(largest), int(streams(largest)), cut.sums(largest))
     stages = (
         Stage("weights", cut.sizes.weights, 0.0),
@@ -139,7 +141,7 @@ def _counted(cut: Cut, pieces: tuple[Piece, ...], samples: int) -> Plan:
         Stage("head and loss", cut.logits(), flops[2]),
         Stage("sums", held[2], 0.0),
     )
-    return Plan(stages, pieces, cut.recompute, cut.logits_rows, cut.limit, samples, cut.sizes.parts.n_neurons)
+    return Plan(stages, micro_batches, cut.recompute, cut.logits_rows, cut.limit, samples, cut.sizes.parts.n_neurons)
 
 
 # ---- what a block keeps, measured on the meta device
@@ -197,9 +199,9 @@ def saved_bytes(twin: nn.Module, T: int, N: int) -> int:
     )
     with undisturbed(twin):
         engine = Engine(twin)
-        state = engine.clean({"input_ids": torch.zeros(1, T, dtype=torch.long, device=meta)}, where)
+        clean = engine.clean({"input_ids": torch.zeros(1, T, dtype=torch.long, device=meta)}, where)
         layer = min(1, engine.parts.n_layers - 1)
-        leaf = torch.zeros_like(state.inputs[layer]).requires_grad_()
+        leaf = torch.zeros_like(clean.inputs[layer]).requires_grad_()
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            engine._block(layer, leaf, None, None)
+            engine.block(clean, layer, leaf, None, None)
     return sum(x.untyped_storage().nbytes() for x in held.values())

@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from simu.losses import Answers, Unit
-from simu.losses.logprobs import answer_loss, row_log_probs
+from simu.fields import Positive, component
+from simu.losses.logprobs import row_log_probs
 from simu.models.reference import Reference
-from simu.types import Batch, Loss, require
+from simu.slots import Answers, Unit
+from simu.types import Batch, Loss
 
 
-@dataclass(frozen=True, kw_only=True)
+def dpo(win: Tensor, lose: Tensor, beta: float) -> Tensor:
+    """−(2/β)·log σ(β·(win − lose)) of log-ratios log P − log P₀ [B], P₀ the untouched model's."""
+    return -2 / beta * logsigmoid(beta * (win - lose))
+
+
+@component
 class DPO:
-    """L = −(2/β)·log σ(β·(r(refusal) − r(answer))) + λ·CE(retain), row mean, r = log P − log P₀ (P₀ untouched).
+    """−(2/β)·log σ(β·(r(refusal) − r(answer))), row mean, r = log P − log P₀, P₀ the untouched model's.
 
     Source: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, Eq. 7, with the factor 2 of open-unlearning's DPO
-    (its IdkDPO). The refusals are this project's own (`refusals.py`).
+    (its IdkDPO). The refusals are this project's own (`simu.data.refusals`).
     """
 
-    retain_weight: float
-    """λ ≥ 0."""
-    beta: float = 0.1
-    """β > 0: how much a change of the log-ratio counts."""
+    beta: Positive = 0.1
+    """β: how much a change of the log-ratio counts."""
 
-    needs_reference: ClassVar[frozenset[str]] = frozenset({"forget"})
     unit: ClassVar[Unit] = "row"
-    retain_unit: ClassVar[Unit] = "token"
     answers: ClassVar[Answers] = "both"
-
-    def __post_init__(self) -> None:
-        require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "a number ≥ 0")
-        require(self.beta > 0, "beta", self.beta, "a number > 0")
+    needs_reference: ClassVar[bool] = True
 
     def remember(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Each row's log P₀: [1]."""
+        """log P₀ of each answer, then of each refusal: [1]."""
         return list(row_log_probs(model, batch).split(1))
 
-    def forget(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
+    def __call__(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
         assert reference is not None
         lose, win = (row_log_probs(model, batch) - reference.values).chunk(2)
-        losses = -2 / self.beta * logsigmoid(self.beta * (win - lose))
+        losses = dpo(win, lose, self.beta)
         return Loss(losses.sum(), len(losses))
-
-    def retain(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
-        return answer_loss(model, batch)

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from simu.losses import Answers, Unit
-from simu.losses.logprobs import answer_loss, row_sums, token_log_probs
+from simu.fields import Positive, between, component
+from simu.losses.logprobs import row_means, token_log_probs
 from simu.models.reference import Reference
-from simu.types import Batch, Loss, require
+from simu.slots import Answers, Unit
+from simu.types import Batch, Loss
 
 
-@dataclass(frozen=True, kw_only=True)
+def simnpo(nll: Tensor, beta: float, delta: float) -> Tensor:
+    """−(2/β)·log σ(β·(nll − δ)) of each answer's mean negative log-likelihood [B]."""
+    return -2 / beta * logsigmoid(beta * (nll - delta))
+
+
+@component
 class SimNPO:
-    """L = −(2/β)·log σ(β·(−log P(answer)/n − δ)) + λ·CE(retain), row mean, n the answer's tokens with EOS.
+    """−(2/β)·log σ(β·(−log P(answer)/n − δ)), row mean, n the answer's tokens with EOS.
 
     Source: Fan et al. 2024, https://arxiv.org/abs/2410.07163; open-unlearning's SimNPO.
     """
 
-    retain_weight: float
-    """λ ≥ 0."""
-    beta: float = 4.5
-    """β > 0."""
-    delta: float = 0.0
+    beta: Positive = 4.5
+    """β."""
+    delta: Annotated[float, between(-1e3, 1e3)] = 0.0
     """δ, nats a token: the loss an answer has to exceed."""
 
-    needs_reference: ClassVar[frozenset[str]] = frozenset()
     unit: ClassVar[Unit] = "row"
-    retain_unit: ClassVar[Unit] = "token"
     answers: ClassVar[Answers] = "original"
+    needs_reference: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        require(self.retain_weight >= 0, "retain_weight", self.retain_weight, "a number ≥ 0")
-        require(self.beta > 0, "beta", self.beta, "a number > 0")
-
-    def forget(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
+    def __call__(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
         log_probs, where = token_log_probs(model, batch)
-        rows = len(batch["labels"])
-        lengths = row_sums(log_probs.new_ones(len(log_probs)), where, rows)
-        nll = -row_sums(log_probs, where, rows) / lengths
-        losses = -2 / self.beta * logsigmoid(self.beta * (nll - self.delta))
-        return Loss(losses.sum(), rows)
-
-    def retain(self, model: nn.Module, batch: Batch, reference: Reference | None = None) -> Loss:
-        return answer_loss(model, batch)
+        losses = simnpo(-row_means(log_probs, where, len(batch["labels"])), self.beta, self.delta)
+        return Loss(losses.sum(), len(losses))

@@ -1,0 +1,189 @@
+"""Integrated gradients of every down-projection output channel, exactly (arXiv 2510.07822, Eq. 1-2).
+
+    Att(l, k) = (1/m) Σ_j Σ_i β_{l,i}^k · ∂L_i(a_j) / ∂a_j^k          a_j = (j/m) · β_{l,i}
+
+Sample i is one scored token; β_{l,i} is layer l's down-projection output where that token is predicted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from simu.attribution.engine.capture import Clean, Layout, Position, layout, precise, undisturbed
+from simu.attribution.engine.cutting import MicroBatch, Pass
+from simu.attribution.engine.engine import Engine
+from simu.attribution.engine.planning import Plan, plan
+from simu.attribution.engine.tail import Objective
+from simu.attribution.path import PathRule, path_points
+from simu.attribution.samples import Batches, require_groups, scored_batches
+from simu.data.batches import Tokens
+from simu.progress import track
+from simu.store.partial import Partial, fingerprint
+from simu.types import NeuronScores
+
+log = logging.getLogger(__name__)
+
+Layers = Literal["single", "all"]
+Reduction = Literal["signed", "absolute"]
+
+
+def neuron_attribution(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    m: int = 5,
+    objective: Objective = "log_prob",
+    position: Position = "next_token",
+    layers: Layers = "single",
+    path: PathRule = "right",
+    reduction: Reduction = "signed",
+    tokens: Tokens = "answer",
+    groups: int | None = None,
+    max_memory: float | None = None,
+    recompute: bool | None = None,
+    checkpoint: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> NeuronScores:
+    """Attribution of each neuron, summed over samples: [L, D] of `dtype`, or [G, L, D] with `groups`; on the CPU.
+
+    model: a Hugging Face causal decoder (see `simu.models.anatomy`), any floating type; left as it was.
+    batches: dicts of LongTensors [B, T], right-padded: input_ids, attention_mask, labels (-100 where not scored).
+    m: path points. objective: L_i = log P(y), -log P(y) or P(y) of the scored token y.
+    position: `next_token` replaces the vector where the token is predicted, for each sample by itself (exact);
+        `sequence` scales it at all predicting positions of one teacher-forced pass.
+    layers: one layer's vector at a time, or all layers' together.
+    path: j/m (`right`), (j-1)/m (`left`), (j-1/2)/m (`midpoint`).
+    reduction: samples are summed with their sign, or their absolute values are.
+    tokens: `answer` scores the labels (answer and EOS); `template` also tokens that batch["template"] (LongTensor
+        [B, T]) marks with 1.
+    groups: number of groups G; batch["group"] (LongTensor [B]) then says which group a row belongs to. Costs nothing.
+    max_memory, recompute: see `simu.attribution.plan`.
+    checkpoint: folder for partial sums (made if need be). A killed call, started again with the same arguments, goes on
+        from there and gives the same result; the caller removes it.
+
+    Costs, for one row, about what its tokens cost and not their square: see docs/attribution.md. Scores are
+    accumulated in float64 (products in float32 for models below float64).
+
+    Raises UserError, in one line, for a model that cannot be treated exactly (by name, with the reason), rows padded on
+    the left, a missing `template` or `group`, and a `max_memory` below what one row needs.
+    """
+    fractions, weights = path_points(m, path)
+    scored = scored_batches(batches, tokens)
+    for batch in scored if groups is not None else ():
+        require_groups(batch, groups or 0)
+    cut = plan(
+        model,
+        scored,
+        m=m,
+        position=position,
+        layers=layers,
+        path=path,
+        max_memory=max_memory,
+        recompute=recompute,
+        groups=groups or 1,
+    )
+    log.info("%s", cut)
+    settings = {
+        "m": m,
+        "objective": objective,
+        "position": position,
+        "layers": layers,
+        "path": path,
+        "reduction": reduction,
+        "groups": groups,
+        "micro_batches": cut.micro_batches,
+    }
+    digest = fingerprint(model, scored, settings) if checkpoint is not None else ""
+    with undisturbed(model), torch.enable_grad():
+        engine = Engine(model, recompute=cut.recompute, logits_rows=cut.logits_rows)
+        kept = Partial(checkpoint, digest, (groups or 1, engine.parts.n_layers, engine.parts.d_model), torch.float64)
+        sums = _Sums(engine, cut, kept, scored, fractions, weights, objective, position, layers == "all", reduction)
+        for _ in track(sums, "attribution", total=cut.passes, unit="pass"):
+            pass
+    return (kept.sums if groups is not None else kept.sums[0]).to(dtype)
+
+
+@dataclass
+class _Sums:
+    """The passes of a plan, in order. Iterating it does the work, a step a pass; passes already kept are skipped."""
+
+    engine: Engine
+    plan: Plan
+    kept: Partial
+    batches: Sequence[Mapping[str, Tensor]]
+    fractions: Sequence[float]
+    weights: Sequence[float]
+    objective: Objective
+    position: Position
+    together: bool
+    reduction: Reduction
+    checked: bool = field(default=False)
+
+    def __iter__(self) -> Iterator[int]:
+        done = 0
+        for micro in self.plan.micro_batches:
+            first, done = done, done + len(micro.passes)
+            if done <= self.kept.done:
+                yield from range(first, done)
+            else:
+                yield from self._micro_batch(micro, first, done)
+
+    def _micro_batch(self, micro: MicroBatch, first: int, end: int) -> Iterator[int]:
+        """Passes first..end - 1, but those that the kept sums hold. Its memory is free when the next one begins."""
+        rows, where = self._trimmed(micro)
+        clean = self.engine.clean(rows, where)
+        if not self.checked and micro.passes[0].points is not None:  # the shared end of the path checks by itself
+            self.engine.check(clean)
+        self.checked = True
+        pending = [torch.zeros((), device=where.positions.device)] * len(clean.beta)
+        for done, one in enumerate(micro.passes, first + 1):
+            if done > self.kept.done:
+                self._pass(one, clean, rows["group"], pending)
+                self._keep(done, end, clean, rows["group"], pending)
+            yield done
+
+    def _trimmed(self, micro: MicroBatch) -> tuple[dict[str, Tensor], Layout]:
+        """Its rows, without the padding that only the rows of other micro-batches needed."""
+        device = next(self.engine.subject.model.parameters()).device
+        rows = {name: x[list(micro.rows)].to(device) for name, x in self.batches[micro.batch].items()}
+        width = int(rows["attention_mask"].sum(1).max())
+        for name in ("input_ids", "attention_mask", "labels"):
+            rows[name] = rows[name][:, :width]
+        if len(self.kept.sums) == 1:
+            rows["group"] = torch.zeros(len(rows["labels"]), dtype=torch.long, device=device)
+        return rows, layout(rows["labels"], rows["attention_mask"], self.position)
+
+    def _pass(self, one: Pass, clean: Clean, group: Tensor, pending: list[Tensor]) -> None:
+        if one.points is None:
+            grads = self.engine.gradients_at_clean(clean, self.objective, self.weights[-1])
+        else:
+            fractions, weights = ([x[p] for p in one.points] for x in (self.fractions, self.weights))
+            grads = self.engine.gradients(clean, one.layers, fractions, weights, self.objective, self.together)
+        for layer, gradient in zip(one.layers, grads, strict=True):
+            beta = clean.beta[layer]
+            att = beta.to(precise(beta.dtype)) * gradient / len(self.fractions)
+            if self.reduction == "absolute":
+                pending[layer] = pending[layer] + att  # |Σ_j|, not Σ_j |·|: wait for the other path points
+            else:
+                self._add(layer, att, clean.where, group)
+
+    def _keep(self, done: int, end: int, clean: Clean, group: Tensor, pending: list[Tensor]) -> None:
+        """Absolute values exist only once a micro-batch is through, so only then are its sums kept."""
+        if self.reduction == "absolute":
+            if done < end:
+                return
+            for layer, att in enumerate(pending):
+                self._add(layer, att.abs(), clean.where, group)
+        self.kept.save(done, force=done == end)
+
+    def _add(self, layer: int, att: Tensor, where: Layout, group: Tensor) -> None:
+        """Sum [B, N, D] over samples into the rows' groups."""
+        by_row = att.masked_fill(~where.scored[:, :, None], 0).sum(1, dtype=precise(att.dtype)).cpu().double()
+        self.kept.sums[:, layer].index_add_(0, group.cpu(), by_row)

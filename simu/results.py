@@ -1,0 +1,91 @@
+"""What a run leaves behind in its folder and shows its tracker, artifact by artifact: whole files or none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from simu.masks.critical import critical_neurons
+from simu.masks.report import mask_report
+from simu.models.load import Loaded, save_folder
+from simu.slots import Mask
+from simu.stages.artifact import Artifact
+from simu.stages.unlearning import LOG, send
+from simu.store.files import replacing, write_json, write_json_lines, write_tensors
+from simu.types import Evaluation, NeuronMask, Scores
+
+log = logging.getLogger("simu")
+
+
+class Results:
+    """Of one run. In a process group the main process alone writes."""
+
+    def __init__(self, folder: Path, tracker: Any, main: bool):
+        self.folder, self.tracker, self.main = folder, tracker, main
+        self.metrics: dict[str, float] = {}
+        """metrics.json: `original/…` before unlearning."""
+        self.noted: dict[str, Any] = {}
+        """For provenance.json."""
+        self._before: dict[tuple[object, object], object] = {}
+
+    def save_original(self, evaluation: Evaluation) -> None:
+        self.metrics |= {f"original/{name}": value for name, value in evaluation.metrics.items()}
+        self._before = {(row["split"], row["id"]): row.get("generated") for row in evaluation.rows}
+
+    def save_scores(self, scores: Mapping[str, Scores]) -> None:
+        """attribution.safetensors: float32 [L, units] for each side."""
+        if scores and self.main:
+            write_tensors(self.folder / "attribution.safetensors", {side: s.values for side, s in scores.items()})
+            for side, found in scores.items():
+                self.tracker.heatmap(f"attribution/{side}", found.values)
+
+    def save_mask(self, mask: NeuronMask, scores: Mapping[str, Scores], component: Mask) -> None:
+        """mask.safetensors, mask_report.json, and a line on the terminal."""
+        chosen = (mask > 0).sum(dim=1).tolist()
+        self.noted["mask"] = {"total": mask.numel(), "selected": sum(chosen), "per_layer": chosen}
+        name, share = type(component).__name__.lower(), 100 * sum(chosen) / mask.numel()
+        log.info("%-24s %s: %d of %d neurons (%.1f %%)", "", name, sum(chosen), mask.numel(), share)
+        log.info("%-24s by layer %s", "", brief(chosen))
+        if self.main:
+            write_tensors(self.folder / "mask.safetensors", {"mask": mask})
+            values = {side: found.values for side, found in scores.items()}
+            critical = {f"critical_{side}": critical_neurons(v, component.t) for side, v in values.items()}
+            samples = {side: found.n_samples for side, found in scores.items()}
+            write_json(self.folder / "mask_report.json", mask_report({"mask": mask, **critical}, values, samples))
+            self.tracker.heatmap("mask", mask)
+
+    def save_training(self, unlearned: Artifact[Loaded]) -> None:
+        """train_log.jsonl; a tracker that did not see the steps (they came from the cache) is sent them."""
+        if not self.main or unlearned.folder is None:
+            return
+        with replacing(self.folder / LOG) as temporary:
+            shutil.copyfile(unlearned.folder / LOG, temporary)
+        for line in (self.folder / LOG).read_text().splitlines() if unlearned.cached else ():
+            send(self.tracker, json.loads(line))
+
+    def save_evaluation(self, evaluation: Evaluation) -> None:
+        """metrics.json and generations.jsonl; a row also has what the original model said (`original`)."""
+        self.metrics |= evaluation.metrics
+        if not self.main:
+            return
+        rows = [row | {"original": self._before.get((row["split"], row["id"]))} for row in evaluation.rows]
+        write_json_lines(self.folder / "generations.jsonl", rows)
+        write_json(self.folder / "metrics.json", self.metrics)
+        self.tracker.table("generations", rows)
+        self.tracker.summary(self.metrics)
+
+    def save_model(self, model: Any, tokenizer: Any) -> None:
+        """model/: a plain Hugging Face folder."""
+        with replacing(self.folder / "model") as temporary:
+            save_folder(model, tokenizer, temporary)
+
+
+def brief(counts: list[int], most: int = 16) -> str:
+    """All counts of a small model; of a deep one the first few and the extremes."""
+    if len(counts) <= most:
+        return str(counts)
+    return f"{counts[:4]} … {counts[-4:]}, {min(counts)} to {max(counts)}"

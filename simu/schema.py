@@ -1,0 +1,174 @@
+"""What a component accepts, known from its class, or from its source alone before anything heavy is imported.
+
+A mistake on the command line (`mask.t=much`) is then said in the time that Hydra takes to compose the config: torch and
+transformers take many times longer to load. What a field's annotation cannot say is left to the class.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from simu import fields as field_types
+from simu import types as nouns
+from simu.fields import alternatives, bare, hints, readable
+from simu.store.code import source_of, where_is
+from simu.types import UserError
+
+LIGHT = {**vars(typing), **vars(field_types), **vars(nouns)}
+"""Names that an annotation may use without an import of anything heavy."""
+
+
+class Unknown:
+    """The annotation of a field whose type cannot be known from source: any value passes."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A component's name and fields."""
+
+    name: str
+    hints: Mapping[str, Any]
+    required: frozenset[str]
+
+    def check_names(self, values: Mapping[str, Any], path: str) -> None:
+        """Raise UserError for a field that there is not, and for one that is missing."""
+        prefix = f"{path}." if path else ""
+        for name in values:
+            if name not in self.hints:
+                raise UserError(f"{prefix}{name}: {self.name} has no such field{nearest(name, self.hints)}")
+        for name in self.hints:
+            if name in self.required and name not in values:
+                raise UserError(f"{prefix}{name}: missing; {self.name} needs it")
+
+    def check(self, values: Mapping[str, Any], path: str) -> None:
+        """Raise UserError, one line, for the first name or plain value that cannot be."""
+        self.check_names(values, path)
+        for name, value in values.items():
+            check_value(self.hints[name], value, f"{path}.{name}" if path else name)
+
+
+def check_value(hint: Any, value: Any, path: str) -> None:
+    """Check one value of a composed config, nested components by their own source."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        check_node(value, path)
+        return
+    arms = alternatives(hint)
+    nested = next((schema for arm in arms if (schema := schema_of(bare(arm))) is not None), None)
+    if nested is not None and isinstance(value, Mapping):
+        nested.check(value, path)
+    elif not any(isinstance(arm, Unknown) or is_protocol(arm) for arm in map(bare, arms)):
+        convert(hint, value, path)
+
+
+def check_node(node: Any, path: str) -> None:
+    """Check the plain values of a node with a `_target_` in simu, by the source of its component."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{path}={node!r}: allowed is one of the options in conf/{path.replace('.', '/')}/")
+    module, _, name = str(node["_target_"]).rpartition(".")
+    schema = from_source(module, name)
+    if schema is not None:  # else what is wrong with the target is said when it is built
+        schema.check({str(k): v for k, v in node.items() if k != "_target_"}, path)
+
+
+def schema_of(kind: Any) -> Schema | None:
+    """Of a dataclass; None for any other type."""
+    if isinstance(kind, Schema):
+        return kind
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return None
+    own = [f for f in dataclasses.fields(kind) if f.init]
+    needed = frozenset(f.name for f in own if f.default is MISSING and f.default_factory is MISSING)
+    return Schema(kind.__name__, hints(kind), needed)
+
+
+@cache
+def from_source(module: str, name: str) -> Schema | None:
+    """The schema of a dataclass by what its module's text says. None where it says no such class."""
+    home, original = where_is(module, name)
+    tree = source_of(home)
+    found = [n for n in (tree.body if tree else ()) if isinstance(n, ast.ClassDef) and n.name == original]
+    if not found or not _is_component(found[0]):
+        return None
+    names = _Names(home)
+    stated = [n for n in found[0].body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    stated = [n for n in stated if not ast.unparse(n.annotation).startswith(("ClassVar", "typing.ClassVar"))]
+    known = {n.target.id: names.read(n.annotation) for n in stated if isinstance(n.target, ast.Name)}
+    needed = frozenset(n.target.id for n in stated if n.value is None and isinstance(n.target, ast.Name))
+    return Schema(original, known, needed)
+
+
+def _is_component(node: ast.ClassDef) -> bool:
+    return any(re.match(r"(dataclasses\.)?(dataclass|component)\b", ast.unparse(d)) for d in node.decorator_list)
+
+
+class _Names(dict[str, Any]):
+    """What the names of a module's annotations mean, found in its text and in the modules of simu that it imports."""
+
+    def __init__(self, module: str):
+        super().__init__(LIGHT)
+        self.module = module
+
+    def read(self, annotation: ast.expr) -> Any:
+        text = annotation.value if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
+        try:
+            return eval(str(text), {"__builtins__": __builtins__}, self)
+        except Exception:  # whatever an annotation needs that is not light
+            return Unknown()
+
+    def __missing__(self, name: str) -> Any:
+        tree = source_of(self.module)
+        for node in tree.body if tree else ():
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+                return self.read(node.value)
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return from_source(self.module, name) or Unknown()
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("simu."):
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        home, original = where_is(str(node.module), alias.name)
+                        return _Names(home)[original]
+        raise KeyError(name)
+
+
+def is_protocol(kind: Any) -> bool:
+    return isinstance(kind, type) and getattr(kind, "_is_protocol", False)
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` checked against the annotation `hint`: strict types and ranges; lists become tuples."""
+    given, arms = value, [bare(arm) for arm in alternatives(hint)]
+    if isinstance(value, list) and any(typing.get_origin(arm) is tuple for arm in arms):
+        value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    if isinstance(value, str) and float in arms and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 1e-5 as a text
+    strict = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    try:
+        return TypeAdapter(hint, config=strict).validate_python(value, strict=True)
+    except (ValidationError, OverflowError) as error:
+        raise UserError(f"{path}={shown(given)}: allowed is {readable(hint)}") from error
+
+
+def shown(value: object) -> str:
+    """A value in a message: a text of 10,000 letters is cut."""
+    if isinstance(value, int) and abs(value) > 2**256:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean 'x'?' where something near is known, else what is known, as far as a line holds it."""
+    names = list(known)
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(sorted(names))}" if len(names) <= 30 else "; `--cfg job` prints every key"

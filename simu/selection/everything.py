@@ -1,0 +1,23 @@
+"""Every parameter trains."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from simu.fields import component
+from simu.selection.core import Selection
+from simu.selection.select import select_parameters
+from simu.types import NeuronMask
+
+
+@component
+class Everything:
+    """Every parameter trains: FO-GradDiff and SO-GradDiff, as SOUL."""
+
+    reads_mask: ClassVar[bool] = False
+
+    def __call__(self, model: nn.Module, mask: NeuronMask | None = None, *, master: bool = True) -> Selection:
+        """`mask` is not read."""
+        return select_parameters(model, None, scope="all", master=master)

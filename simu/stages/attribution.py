@@ -1,0 +1,57 @@
+"""The attribution stage: how much each neuron supports the answers of some rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from simu.attribution.samples import count_samples
+from simu.data.batches import attribution_batches
+from simu.slots import Attribution
+from simu.stages.artifact import Artifact, Context, Setup
+from simu.store.cache import CHECKPOINT
+from simu.store.files import write_json, write_tensors
+from simu.types import Example, Scores
+
+NAME, TOGETHER = "attribution", False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    target: Artifact
+    attribution: Attribution
+    rows: tuple[Example, ...]
+    setup: Setup
+
+
+def sample(rows: tuple[Example, ...], count: int, seed: int) -> tuple[Example, ...]:
+    """`count` of the rows (fewer where there are fewer), drawn with `seed`: the retain side, as large as the forget."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return tuple(rows[i] for i in order[:count].tolist())
+
+
+def compute(inputs: Inputs, folder: Path, context: Context) -> None:
+    """folder/attribution.safetensors (float32 [L, units]) and samples.json."""
+    model, tokenizer = inputs.target.load()
+    attribution, setup = inputs.attribution, inputs.setup
+    batches, _ = attribution_batches(
+        tokenizer,
+        setup.template,
+        inputs.rows,
+        batch_size=attribution.batch_size,
+        max_length=setup.max_length,
+        tokens=attribution.tokens,
+        device=context.device,
+    )
+    values = attribution(model, batches, checkpoint=folder / CHECKPOINT)
+    write_tensors(folder / "attribution.safetensors", {"scores": values})
+    write_json(folder / "samples.json", {"samples": count_samples(batches, attribution.tokens)})
+
+
+def load(inputs: Inputs, folder: Path, context: Context) -> Scores:
+    values = load_file(folder / "attribution.safetensors")["scores"]
+    return Scores(values, int(json.loads((folder / "samples.json").read_text())["samples"]))

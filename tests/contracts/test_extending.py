@@ -1,0 +1,113 @@
+"""docs/extending.md, done as it says: its files are put into a copy of the package, checked, and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from simu.config import conf_dir
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(?:python|yaml)\n# ((?:simu|conf)/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CHECK = """
+from simu.config import build
+from simu.losses.forget.unlikelihood import Unlikelihood
+from simu.masks.outliers import Outliers
+from simu.metrics.first_word import METRICS
+from simu.metrics.metric import find
+from simu.testing import check_loss, check_mask, check_metric
+from simu.types import UserError
+
+check_metric(METRICS[0])
+check_loss(Unlikelihood())
+for z in (-0.5, 0.0, 1.0):
+    check_mask(Outliers(z=z))
+assert find("original/forget/first_word").better == "lower"
+assert find("retain/first_word").label == "retain First word"
+try:
+    build({"_target_": "simu.masks.outliers.Outliers", "t": 0.3, "z": 11.0}, "mask")
+except UserError as error:
+    assert str(error) == "mask.z=11.0: allowed is a finite number, -10 ≤ x ≤ 10", error
+else:
+    raise AssertionError("z=11 was taken")
+"""
+SMALL = [
+    "model.hidden_size=32",
+    "model.intermediate_size=48",
+    "model.layers=2",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.vocab_size=400",
+    "model.target.max_epochs=1",
+    "data.authors=4",
+    "data.holdout_authors=1",
+    "data.evaluation_rows=6",
+    "evaluator.max_new_tokens=8",
+    "evaluator.bootstrap=20",
+    "training.epochs=1",
+    "attribution.m=1",
+    "tracker=none",
+    "device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """simu/ and conf/ beside each other, with the files of the document."""
+    root = tmp_path_factory.mktemp("copy")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "simu", root / "simu", ignore=ignored)
+    shutil.copytree(conf_dir(), root / "conf", ignore=ignored)
+    for name, text in BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")):
+        assert not (root / name).exists(), f"{name} is there already: the document must add, not replace"
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def python(copy: Path, *words: str) -> None:
+    """In the copy; whatever else is installed, `simu` is the copy's."""
+    env = {**os.environ, "PYTHONPATH": str(copy), "SIMU_CACHE_DIR": str(copy / "cache")}
+    env.pop("SIMU_CONF", None)
+    done = subprocess.run([sys.executable, *words], cwd=copy, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_document_shows_these_files():
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    assert {name for name, _ in BLOCK.findall(text)} == {
+        "simu/metrics/first_word.py",
+        "simu/losses/forget/unlikelihood.py",
+        "conf/objective/unlikelihood.yaml",
+        "simu/masks/outliers.py",
+        "conf/mask/outliers.yaml",
+    }
+
+
+def test_its_components_keep_their_contracts(copy):
+    python(copy, "-c", CHECK)
+
+
+def test_a_run_uses_all_three(copy):
+    words = ["mask=outliers", "mask.z=0.5", "objective=unlikelihood", "objective/retain=none", "hydra.run.dir=run"]
+    python(copy, "-m", "simu.run", *SMALL, *words)
+    metrics = json.loads((copy / "run" / "metrics.json").read_text())
+    for split in ("forget", "retain", "original/forget"):
+        assert 0 <= metrics[f"{split}/first_word"] <= 1
+        assert metrics[f"{split}/first_word/ci_low"] <= metrics[f"{split}/first_word/ci_high"]
+    # an untaught model is sure of no token: −log(1 − p) is small, and positive where ascent's log p is negative
+    steps = [json.loads(line) for line in (copy / "run" / "train_log.jsonl").read_text().splitlines()]
+    assert steps
+    assert all(0 < step["forget_loss"] < 1 for step in steps)
+    mask = load_file(copy / "run" / "mask.safetensors")["mask"]
+    scores = load_file(copy / "run" / "attribution.safetensors")["forget"].double()
+    high = scores > scores.mean(dim=1, keepdim=True) + 0.5 * scores.std(dim=1, keepdim=True)
+    assert mask.equal(high)
+    assert 0 < mask.sum() < mask.numel()
