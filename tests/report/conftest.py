@@ -280,13 +280,13 @@ def edit_record(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(record))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def edit() -> Callable[..., None]:
     """Change fields of a run's provenance.json: edit(folder, settings={"mask.t": 0.5})."""
     return edit_record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
     """Write one finished run: make_run(folder, method="simu", seed=1, t=0.3, …)."""
     return write_run

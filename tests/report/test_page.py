@@ -212,16 +212,14 @@ HOSTILE = '<script>document.title="ran"</script>"\'><img src=x onerror="document
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
+def hostile(tmp_path_factory, make_run, edit):
     """Two runs whose model, data, method, rows and command hold tags, quotes, slashes and dollars."""
-    from tests.report.conftest import edit_record, write_run
-
     root = tmp_path_factory.mktemp("hostile")
     for i, name in enumerate((HOSTILE, HOSTILE.replace("/", "_"))):  # one file name, two models
-        run = write_run(root / "runs" / str(i), seed=i)
+        run = make_run(root / "runs" / str(i), seed=i)
         names = {slot: {"name": name} for slot in ("model", "data", "method")}
-        edit_record(run, switches=names, method=name, command=HOSTILE, options={"mask": HOSTILE, "objective": HOSTILE})
-        edit_record(run, settings={"data.forget": HOSTILE}, benchmark="qa", machine={"processor": HOSTILE})
+        edit(run, switches=names, method=name, command=HOSTILE, options={"mask": HOSTILE, "objective": HOSTILE})
+        edit(run, settings={"data.forget": HOSTILE}, benchmark="qa", machine={"processor": HOSTILE})
         rows = [json.loads(line) for line in (run / "generations.jsonl").read_text().splitlines()]
         text = "".join(json.dumps(row | {"prompt": HOSTILE, "generated": HOSTILE}) + "\n" for row in rows)
         (run / "generations.jsonl").write_text(text)
