@@ -134,8 +134,6 @@ def plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 def check_run(config: DictConfig | Mapping[str, Any]) -> None:
     """What `build_run` refuses by type or range, without importing a component. Raises UserError, one line."""
     values = plain(config)
-    for slot in SLOTS:
-        check_node(values.get(slot), slot)
     whole = schema_of(RunConfig)
     assert whole is not None
     whole.check_names(values, "")
@@ -146,6 +144,8 @@ def check_run(config: DictConfig | Mapping[str, Any]) -> None:
         check_whole(values)
     except FieldError as error:
         raise UserError(str(error)) from error
+    for slot in SLOTS:
+        check_node(values.get(slot), slot)
 
 
 def build_run(config: DictConfig | Mapping[str, Any]) -> RunConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import math
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,11 +17,9 @@ from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from simu import fields as field_types
 from simu import types as nouns
-from simu.fields import alternatives, bare, hints, readable
+from simu.fields import alternatives, bare, hints, in_range, readable
 from simu.store.code import source_of, where_is
 from simu.types import UserError
 
@@ -145,17 +144,44 @@ def is_protocol(kind: Any) -> bool:
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` checked against the annotation `hint`: strict types and ranges; lists become tuples."""
-    given, arms = value, [bare(arm) for arm in alternatives(hint)]
-    if isinstance(value, list) and any(typing.get_origin(arm) is tuple for arm in arms):
-        value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    if isinstance(value, str) and float in arms and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
+    """`value` checked against the annotation `hint`: strict types and ranges; lists become tuples.
+
+    By hand, as pydantic takes longer to load and to set up than a mistake should take to be told.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value) and float in map(bare, alternatives(hint)):
         value = float(value)  # YAML 1.1 reads 1e-5 as a text
-    strict = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-    try:
-        return TypeAdapter(hint, config=strict).validate_python(value, strict=True)
-    except (ValidationError, OverflowError) as error:
-        raise UserError(f"{path}={shown(given)}: allowed is {readable(hint)}") from error
+    for arm in alternatives(hint):
+        if (found := _as(bare(arm), value)) is not MISSING and in_range(arm, found) and in_range(hint, found):
+            return found
+    raise UserError(f"{path}={shown(value)}: allowed is {readable(hint)}")
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """The value as this type has it; MISSING where it is of another."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return value if any(value == a and type(value) is type(a) for a in inner) else MISSING
+    if origin is tuple:
+        kinds = inner[:1] * len(value) if isinstance(value, list | tuple) and inner[1:] == (...,) else inner
+        fits = isinstance(value, list | tuple) and len(value) == len(kinds)
+        made = tuple(_item(k, v) for k, v in zip(kinds, value, strict=True)) if fits else (MISSING,)
+        return MISSING if MISSING in made else made
+    if origin is dict:
+        held = value.items() if isinstance(value, Mapping) else [(None, MISSING)]
+        made_dict = {k: _item(inner[1], v) for k, v in held}
+        return MISSING if MISSING in made_dict.values() else made_dict
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) < 2**1000 else MISSING
+    if kind is float:
+        return value if isinstance(value, float) and math.isfinite(value) else MISSING
+    if kind in (Any, None):
+        return value if kind is Any or value is None else MISSING
+    return value if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) else MISSING
+
+
+def _item(hint: Any, value: Any) -> Any:
+    arms = ((arm, _as(bare(arm), value)) for arm in alternatives(hint))
+    return next((found for arm, found in arms if found is not MISSING and in_range(arm, found)), MISSING)
 
 
 def shown(value: object) -> str:
