@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from simu.losses.forget.graddiff import GradDiff
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, OlmoConfig, PreTrainedModel
@@ -34,15 +33,18 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OlmoConfig, PreTrain
 from simu.config import build, conf_dir
 from simu.data.batching import Encoded, collate, encode_examples
 from simu.data.tofu import Tofu
-from simu.gradients import Place, Side, backward, clip_norm
+from simu.gradients import ProcessGroup, Term, backward, clip_norm
+from simu.losses.forget.ascent import Ascent
+from simu.losses.retain.ce import CE
 from simu.models.anatomy import anatomy
+from simu.models.forward import device_of
 from simu.models.load import texts_of
-from simu.optim import BuildAdamW, BuildSophia
-from simu.selection.select import select_parameters
+from simu.optim.adamw import BuildAdamW
+from simu.optim.sophia import BuildSophia
+from simu.selection.core import select_parameters
 
 LR, RETAIN_WEIGHT, CLIP = 1e-5, 1.0, 1.0
 REFERENCE = "reference Sophia"
-OBJECTIVE = GradDiff(retain_weight=RETAIN_WEIGHT)
 
 
 def main() -> None:
@@ -110,7 +112,7 @@ def dense_step(
 ) -> None:
     """Both losses by the library's own full-logits cross-entropy, one backward for both, every gradient; accumulation
     as transformers' Trainer does it, a mean of means over the rows as they come."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     starts = range(0, len(forget), micro)
     for i in starts:
         loss = RETAIN_WEIGHT * model(**collate(retain[i : i + micro], pad_id, device), use_cache=False).loss
@@ -133,13 +135,13 @@ def our_step(
     tokens: int | None,
 ) -> None:
     """What simu.training.train does in a step."""
-    rows, place = list(range(len(forget))), Place()
-    for side in (
-        Side([(r,) for r in forget], OBJECTIVE.forget, "token", 1.0),
-        Side([(r,) for r in retain], OBJECTIVE.retain, "token", RETAIN_WEIGHT),
+    indices, group = list(range(len(forget))), ProcessGroup()
+    for term in (
+        Term([(r,) for r in forget], Ascent(), 1.0),
+        Term([(r,) for r in retain], CE(), RETAIN_WEIGHT),
     ):
-        backward(model, side, rows, tokens, pad_id, place)
-    clip_norm(optimizer, CLIP, place)
+        backward(model, term, indices, tokens, pad_id, group)
+    clip_norm(optimizer, CLIP, group)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

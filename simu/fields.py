@@ -103,7 +103,7 @@ def check_ranges(value: Any) -> None:
 def in_range(hint: Any, value: object) -> bool:
     """Whether a number (or each of a tuple's) is in the range that its annotation gives; other values always are."""
     if isinstance(value, tuple | list):
-        return all(in_range(arm, item) for arm in alternatives(hint) for item in value for arm in items_of(arm))
+        return all(in_range(one, item) for arm in alternatives(hint) for one in items_of(arm) for item in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     return all(_holds(r, value) for arm in alternatives(hint) for r in marks(arm) if isinstance(r, Interval))

@@ -14,10 +14,15 @@ import torch
 from benchmark_rows import folder
 from float64 import true_float64
 
+from simu.config import conf_dir
+from simu.presets import register
 from simu.types import Example, Splits, Template
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
+
+
+register(conf_dir())  # as the command line does: presets are options of their own
 
 
 @pytest.fixture(scope="session")

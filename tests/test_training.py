@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from simu.losses.forget.graddiff import GradDiff
-from simu.losses.retain.finetune import Finetune
 from torch.nn.functional import cross_entropy
 
 from simu.data.batching import Encoded, collate, pairing_table
+from simu.losses.forget.ascent import Ascent
+from simu.losses.objective import Objective, teach
+from simu.losses.retain.ce import CE
 from simu.training import Training, train
 from simu.types import FieldError, Loss, UserError
 
@@ -36,6 +37,10 @@ def rows(n: int, seed: int, vocabulary: int = 97) -> list[Encoded]:
 FORGET, RETAIN = rows(10, 1), rows(14, 2)
 
 
+def graddiff(retain_weight: float = 1.0) -> Objective:
+    return Objective(forget=Ascent(), retain=CE(), retain_weight=retain_weight)
+
+
 def run(model, objective, forget=FORGET, retain=RETAIN, *, lr=1e-3, seed=3, optimizer=None, settings, **others):
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=lr)
     return train(model, model, optimizer, objective, forget, retain, settings=settings, pad_id=0, seed=seed, **others)
@@ -52,15 +57,15 @@ def test_trajectory_equals_steps_spelt_out_by_hand(tiny_llama):
     """Two epochs of GradDiff, 5 steps (the last of each epoch is short), against torch alone and one joint backward."""
     reference = copy.deepcopy(tiny_llama)
     settings = Training(epochs=2, batch_size=4, micro_batch_tokens=20, warmup=0.4, clip_norm=0.5, max_steps=5)
-    result = run(tiny_llama, GradDiff(retain_weight=0.7), settings=settings)
+    result = run(tiny_llama, graddiff(0.7), settings=settings)
 
     order, partner = pairing_table(10, 14, 2, 3)
     optimizer = torch.optim.AdamW(reference.parameters())
-    paces = [1 / 2, 1.0, 3 / 3, 2 / 3, 1 / 3]  # two steps of warm-up, then down from 1
+    factors = [1 / 2, 1.0, 3 / 3, 2 / 3, 1 / 3]  # two steps of warm-up, then down from 1
     for step, (epoch, columns) in enumerate(
         [(0, range(4)), (0, range(4, 8)), (0, range(8, 10)), (1, range(4)), (1, range(4, 8))]
     ):
-        optimizer.param_groups[0]["lr"] = 1e-3 * paces[step]
+        optimizer.param_groups[0]["lr"] = 1e-3 * factors[step]
         forget = full_ce(reference, [FORGET[order[epoch, i]] for i in columns])
         retain = full_ce(reference, [RETAIN[partner[epoch, i]] for i in columns])
         (-forget + 0.7 * retain).backward()
@@ -73,7 +78,7 @@ def test_trajectory_equals_steps_spelt_out_by_hand(tiny_llama):
         assert record["forget_loss"] == pytest.approx(-forget.item(), rel=1e-9)
         assert record["retain_loss"] == pytest.approx(retain.item(), rel=1e-9)
         assert record["grad_norm"] == pytest.approx(norm.item(), rel=1e-9)
-        assert record["lr"] == pytest.approx(1e-3 * paces[step])
+        assert record["lr"] == pytest.approx(1e-3 * factors[step])
         assert record["clipped_fraction"] is None
     assert result.steps == 5
     for trained, expected in zip(tiny_llama.parameters(), reference.parameters(), strict=True):
@@ -87,7 +92,7 @@ def test_fine_tuning_stops_at_the_measured_criterion(tiny_llama):
             return float(full_ce(tiny_llama, FORGET)) < 0.1
 
     settings = Training(epochs=200, batch_size=5, schedule="constant")
-    result = run(tiny_llama, Finetune(), retain=(), lr=1e-2, settings=settings, stop=memorised)
+    result = run(tiny_llama, teach(), retain=(), lr=1e-2, settings=settings, stop=memorised)
     assert result.stopped
     assert 2 < result.steps < 400
     assert result.steps % 2 == 0  # asked after whole epochs only
@@ -97,32 +102,36 @@ def test_fine_tuning_stops_at_the_measured_criterion(tiny_llama):
 
 def test_zero_epochs_leave_the_model_alone(tiny_llama):
     before = copy.deepcopy(tiny_llama.state_dict())
-    assert run(tiny_llama, GradDiff(retain_weight=1.0), settings=Training(epochs=0, batch_size=4)).steps == 0
+    assert run(tiny_llama, graddiff(), settings=Training(epochs=0, batch_size=4)).steps == 0
     assert all(torch.equal(before[name], value) for name, value in tiny_llama.state_dict().items())
 
 
 def test_records_are_told_as_they_happen(tiny_llama):
     told: list[dict] = []
-    result = run(
-        tiny_llama, GradDiff(retain_weight=1.0), settings=Training(epochs=1, batch_size=4), on_step=told.append
-    )
+    result = run(tiny_llama, graddiff(), settings=Training(epochs=1, batch_size=4), on_step=told.append)
     assert told == result.records
     assert len(told) == 3
 
 
-class Broken(GradDiff):
-    def forget(self, model, batch, reference=None):
-        loss = super().forget(model, batch)
-        return Loss(loss.total * math.nan, loss.count) if next(STEPS) == 3 else loss
+class Broken:
+    """Ascent whose third step's loss is not a number."""
+
+    unit, answers, needs_reference = "token", "original", False
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, model, batch, reference=None):
+        self.calls += 1
+        loss = Ascent()(model, batch)
+        return Loss(loss.total * math.nan, loss.count) if self.calls == 3 else loss
 
 
 def test_a_loss_that_is_not_finite_ends_with_one_line_and_keeps_the_checkpoint(tiny_llama, tmp_path):
-    global STEPS
-    STEPS = iter(range(1, 100))
     path = tmp_path / "checkpoint.pt"
     settings = Training(epochs=2, batch_size=4, checkpoint_every=2)
     with pytest.raises(UserError) as caught:
-        run(tiny_llama, Broken(retain_weight=1.0), settings=settings, checkpoint=path)
+        run(tiny_llama, Objective(forget=Broken(), retain=CE(), retain_weight=1.0), settings=settings, checkpoint=path)
     text = str(caught.value)
     assert "\n" not in text
     assert "step 3" in text
@@ -137,14 +146,14 @@ def test_a_loss_that_is_not_finite_ends_with_one_line_and_keeps_the_checkpoint(t
 
 def test_runaway_forgetting_is_said_once(tiny_llama, caplog):
     with caplog.at_level(logging.WARNING, "simu.training"):
-        result = run(tiny_llama, GradDiff(retain_weight=0.0), lr=0.1, settings=Training(epochs=8, batch_size=5))
+        result = run(tiny_llama, graddiff(0.0), lr=0.1, settings=Training(epochs=8, batch_size=5))
     assert result.records[-1]["forget_loss"] < -2 * math.log(97)
     assert sum("destroyed" in message for message in caplog.messages) == 1
 
 
 def test_mild_forgetting_is_not_called_runaway(tiny_llama, caplog):
     with caplog.at_level(logging.WARNING, "simu.training"):
-        run(tiny_llama, GradDiff(retain_weight=1.0), lr=1e-4, settings=Training(epochs=1, batch_size=5))
+        run(tiny_llama, graddiff(), lr=1e-4, settings=Training(epochs=1, batch_size=5))
     assert caplog.messages == []
 
 
@@ -158,6 +167,7 @@ def test_mild_forgetting_is_not_called_runaway(tiny_llama, caplog):
         ("clip_norm", 0.0),
         ("max_steps", -1),
         ("checkpoint_every", -1),
+        ("epochs", 100_001),
     ],
 )
 def test_ranges(field, value):
@@ -165,22 +175,20 @@ def test_ranges(field, value):
         Training(**{"epochs": 1, "batch_size": 4, field: value})
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other run"])
+@pytest.mark.parametrize("damage", ["truncated", "other seed", "other fingerprint"])
 def test_a_checkpoint_that_does_not_fit_is_said_and_not_used(tiny_llama, tmp_path, caplog, damage):
     path = tmp_path / "checkpoint.pt"
     settings = Training(epochs=1, batch_size=4, checkpoint_every=1)
     first = copy.deepcopy(tiny_llama)
-    expected = run(first, GradDiff(retain_weight=1.0), settings=settings, checkpoint=path)
-    seed = 3
+    expected = run(first, graddiff(), settings=settings, checkpoint=path)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-400])
-    else:
-        seed = 4
-    result = run(tiny_llama, GradDiff(retain_weight=1.0), seed=seed, settings=settings, checkpoint=path)
+    others = {"other seed": {"seed": 4}, "other fingerprint": {"fingerprint": "of another mask"}}.get(damage, {})
+    result = run(tiny_llama, graddiff(), settings=settings, checkpoint=path, **others)
     assert "starting anew" in caplog.text
     assert result.steps == expected.steps
     equal = all(torch.equal(a, b) for a, b in zip(first.parameters(), tiny_llama.parameters(), strict=True))
-    assert equal == (damage == "truncated")
+    assert equal == (damage != "other seed")
 
 
 # One process that trains and may be killed; run as a script by the test below.
@@ -190,9 +198,8 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
-from simu.losses.forget.graddiff import GradDiff
 from simu.training import Training, train
-from {module} import rows
+from {module} import graddiff, rows
 
 torch.manual_seed(0)
 model = LlamaForCausalLM(LlamaConfig(vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
@@ -202,7 +209,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 def step(record):
     print(record["step"], flush=True)
 
-train(model, model, optimizer, GradDiff(retain_weight=1.0), rows(10, 1), rows(14, 2), pad_id=0, seed=3,
+train(model, model, optimizer, graddiff(), rows(10, 1), rows(14, 2), pad_id=0, seed=3,
     settings=Training(epochs=20, batch_size=4, checkpoint_every=7), on_step=step, checkpoint=Path({checkpoint!r}))
 save_file(model.state_dict(), {out!r})
 """

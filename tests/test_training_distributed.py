@@ -18,7 +18,7 @@ import torch.distributed as dist
 HERE = Path(__file__)
 
 
-def launcher(place: str) -> list[str]:
+def launcher(launch: str) -> list[str]:
     """What comes before the program on the command line; both launchers pick a free port themselves."""
     sharding = [
         "-m",
@@ -38,12 +38,12 @@ def launcher(place: str) -> list[str]:
         "0",
     ]
     replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    return {"one": [], "replicated": replicas, "sharded": sharding}[place]
+    return {"one": [], "replicated": replicas, "sharded": sharding}[launch]
 
 
 def program(objective: str, selection: str, out: str, checkpoint: str, die_at: int) -> None:
     sys.path.insert(0, str(HERE.parent))
-    from test_training_options import FORGET, MASKS, REFUSALS, RETAIN, fresh, option
+    from test_training_options import FORGET, MASKS, REFUSALS, RETAIN, fresh, options_of
 
     from simu.sharding import join, shard
     from simu.training import Training, train
@@ -55,14 +55,15 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
     join()
     assert int(os.environ.get("WORLD_SIZE", "1")) == (dist.get_world_size() if dist.is_initialized() else 1)
     model = shard(fresh())
-    chosen = option("selection", selection)(model, MASKS["some"])
-    optimizer = option("optimizer", "sophia", lr=1e-3)(chosen.named_parameters())
+    losses, sophia, select = options_of(objective, "sophia", selection)
+    chosen = select(model, MASKS["some"])
+    optimizer = sophia(chosen.named_parameters())
     settings = Training(epochs=5, batch_size=3, micro_batch_tokens=16, max_steps=10, checkpoint_every=3)
     result = train(
         model,
         chosen,
         optimizer,
-        option("objective", objective),
+        losses,
         FORGET,
         RETAIN,
         alternatives=REFUSALS,
@@ -77,16 +78,16 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
         torch.save({"weights": weights, "records": result.records, "sharded": sharded}, out)
 
 
-def run(place: str, tmp_path: Path, objective: str, selection: str, *, die_at: int = 0, name: str = "") -> dict:
-    out = tmp_path / f"{name or place}.pt"
+def run(launch: str, tmp_path: Path, objective: str, selection: str, *, die_at: int = 0, name: str = "") -> dict:
+    out = tmp_path / f"{name or launch}.pt"
     command = [
         sys.executable,
-        *launcher(place),
+        *launcher(launch),
         str(HERE),
         objective,
         selection,
         str(out),
-        str(tmp_path / f"checkpoint-{name or place}.pt"),
+        str(tmp_path / f"checkpoint-{name or launch}.pt"),
         str(die_at),
     ]
     environment = os.environ | {
@@ -127,11 +128,11 @@ def test_two_processes_equal_one(tmp_path, objective, selection):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["replicated", "sharded"])
-def test_two_processes_killed_and_resumed_give_the_same_bytes(tmp_path, place):
-    whole = run(place, tmp_path, "npo", "selected", name="whole")
-    run(place, tmp_path, "npo", "selected", die_at=8, name="resumed")
-    resumed = run(place, tmp_path, "npo", "selected", name="resumed")
+@pytest.mark.parametrize("launch", ["replicated", "sharded"])
+def test_two_processes_killed_and_resumed_give_the_same_bytes(tmp_path, launch):
+    whole = run(launch, tmp_path, "npo", "selected", name="whole")
+    run(launch, tmp_path, "npo", "selected", die_at=8, name="resumed")
+    resumed = run(launch, tmp_path, "npo", "selected", name="resumed")
     for name, weight in whole["weights"].items():
         assert torch.equal(resumed["weights"][name], weight)
 

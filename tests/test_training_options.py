@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from float64 import true_float64
+from hydra import compose, initialize_config_dir
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from simu.config import build
+from simu.config import build, conf_dir, plain
 from simu.data.batching import Encoded
+from simu.fields import knobs
 from simu.training import Training, train
 
-CONF = Path(__file__).parents[1] / "conf"
-OBJECTIVES = sorted(p.stem for p in (CONF / "objective").glob("*.yaml"))
-OPTIMIZERS = sorted(p.stem for p in (CONF / "optimizer").glob("*.yaml"))
+OBJECTIVES, OPTIMIZERS = (
+    sorted(p.stem for p in (conf_dir() / slot).glob("*.yaml")) for slot in ("objective", "optimizer")
+)
 MASKS = {
     "none": torch.zeros(3, 16, dtype=torch.bool),
     "some": torch.arange(48).view(3, 16) % 5 == 0,
@@ -27,9 +29,17 @@ MASKS = {
 }
 
 
-def option(slot: str, name: str, **changes: object):
-    composed = OmegaConf.create({"seed": 0, slot: OmegaConf.load(CONF / slot / f"{name}.yaml")})
-    return build({**OmegaConf.to_container(composed, resolve=True)[slot], **changes}, slot)
+@functools.cache
+def option(slot: str, name: str, *words: str):
+    """The component of `slot=name` with overrides, without any preset's values."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", overrides=["method=original", f"{slot}={name}", *words])
+    return build(plain(config)[slot], slot)
+
+
+def options_of(objective: str, optimizer: str, selection: str, lr: float = 1e-3) -> tuple:
+    rated = option("optimizer", optimizer, f"optimizer.lr={lr}")
+    return option("objective", objective), rated, option("selection", selection)
 
 
 def rows(n: int, seed: int) -> list[Encoded]:
@@ -45,7 +55,7 @@ def rows(n: int, seed: int) -> list[Encoded]:
 FORGET, RETAIN, REFUSALS = rows(8, 1), rows(12, 2), rows(8, 3)
 
 
-def fresh(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+def fresh(dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=97,
@@ -55,6 +65,7 @@ def fresh(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
+        attention_dropout=dropout,
     )
     return LlamaForCausalLM(config).to(dtype)
 
@@ -100,7 +111,11 @@ TABLE = (
 
 @pytest.mark.parametrize(("objective", "optimizer", "selection", "mask"), TABLE, ids=str)
 def test_every_option_trains_what_is_selected_and_resumes(objective, optimizer, selection, mask, tmp_path):
-    options = (option("objective", objective), option("optimizer", optimizer, lr=1e-3), option("selection", selection))
+    options = (
+        option("objective", objective),
+        option("optimizer", optimizer, "optimizer.lr=1e-3"),
+        option("selection", selection),
+    )
     model, result = unlearn(*options, MASKS[mask])
     assert result.steps == 4
     assert all(math.isfinite(r["forget_loss"]) and math.isfinite(r["grad_norm"]) for r in result.records)
@@ -135,11 +150,7 @@ def test_every_option_trains_what_is_selected_and_resumes(objective, optimizer, 
 @pytest.mark.parametrize("optimizer", ["adamw", "sophia"])
 def test_bf16_weights_with_float32_masters_resume_to_the_same_bytes(optimizer, tmp_path):
     """A step far below bf16's resolution must not be lost over a restart."""
-    options = (
-        option("objective", "graddiff"),
-        option("optimizer", optimizer, lr=3e-5),
-        option("selection", "selected"),
-    )
+    options = options_of("graddiff", optimizer, "selected", lr=3e-5)
     whole, _ = unlearn(*options, MASKS["some"], dtype=torch.bfloat16)
     path = tmp_path / "training.pt"
     with pytest.raises(Killed):
@@ -152,38 +163,69 @@ def test_bf16_weights_with_float32_masters_resume_to_the_same_bytes(optimizer, t
 
 def test_reference_values_are_read_from_the_file_after_a_restart(tmp_path, monkeypatch):
     """Computed once: the second life must not ask the (by then trained) model."""
-    options = (option("objective", "npo"), option("optimizer", "sophia", lr=1e-3), option("selection", "selected"))
+    options = (
+        option("objective", "npo"),
+        option("optimizer", "sophia", "optimizer.lr=1e-3"),
+        option("selection", "selected"),
+    )
     with pytest.raises(Killed):
         unlearn(*options, MASKS["some"], checkpoint=tmp_path / "training.pt", die_at=3)
     assert (tmp_path / "training.forget-reference.pt").exists()
-    monkeypatch.setattr(type(options[0]), "remember", None)
+    monkeypatch.setattr(type(options[0].forget), "remember", None)
     unlearn(*options, MASKS["some"], checkpoint=tmp_path / "training.pt")
 
 
-@pytest.mark.parametrize("objective", ["graddiff", "rmu", "kl"])
-def test_activation_checkpointing_changes_nothing(objective):
-    results = []
-    for recompute in (False, True):
-        model = fresh().double()
-        chosen = option("selection", "selected")(model, MASKS["some"])
-        settings = Training(epochs=1, batch_size=4, activation_checkpointing=recompute)
-        train(
-            model,
-            chosen,
-            option("optimizer", "adamw", lr=1e-3)(chosen.named_parameters()),
-            option("objective", objective),
-            FORGET,
-            RETAIN,
-            settings=settings,
-            pad_id=0,
-        )
-        results.append(chosen.state_dict())
-        assert not model.is_activation_checkpointing
-    for name, value in results[0].items():
-        torch.testing.assert_close(results[1][name], value, rtol=0, atol=1e-12)
+def trained(settings: Training, objective: str, model, **others) -> tuple[dict, list[dict]]:
+    """Trained tensors, and the records but for the clock's."""
+    chosen = option("selection", "selected")(model, MASKS["some"])
+    optimizer = option("optimizer", "adamw", "optimizer.lr=1e-3")(chosen.named_parameters())
+    parts = (model, chosen, optimizer, option("objective", objective), FORGET, RETAIN)
+    result = train(*parts, alternatives=REFUSALS, settings=settings, pad_id=0, **others)
+    assert not model.is_activation_checkpointing
+    return dict(chosen.state_dict()), [{k: v for k, v in r.items() if k != "tokens_per_s"} for r in result.records]
 
 
-def test_an_objective_that_reads_alternatives_asks_for_them():
+CHANGED = {"checkpoint_every": 3, "activation_checkpointing": True}
+
+
+def test_the_knobs_are_those_that_are_tested():
+    assert knobs(Training) == CHANGED.keys()
+
+
+@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("objective", ["graddiff", "rmu", "kl", "dpo"])
+def test_a_knob_changes_no_byte_and_a_checkpoint_survives_its_change(objective, name, tmp_path, caplog):
+    """float32 with dropout: a recomputed block must draw the same. Killed under one value, taken up under the other."""
+    common = {"epochs": 2, "batch_size": 4, "micro_batch_tokens": 20, "checkpoint_every": 1}
+    one, other = Training(**common), Training(**common | {name: CHANGED[name]})
+    weights, records = trained(one, objective, fresh(dropout=0.2))
+    again, told = trained(other, objective, fresh(dropout=0.2))
+    assert told == records
+    assert all(torch.equal(weights[n], tensor) for n, tensor in again.items())
+
+    def die(record):
+        if record["step"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(one, objective, fresh(dropout=0.2), checkpoint=tmp_path / "c.pt", on_step=die)
+    resumed, _ = trained(other, objective, fresh(dropout=0.2), checkpoint=tmp_path / "c.pt")
+    assert "starting anew" not in caplog.text
+    assert all(torch.equal(weights[n], tensor) for n, tensor in resumed.items())
+
+
+def test_micro_batches_change_the_rounding_and_so_are_no_knob():
+    ends = [
+        trained(Training(epochs=2, batch_size=4, micro_batch_tokens=n), "graddiff", make())[0]
+        for make in (fresh, lambda: true_float64(fresh()))
+        for n in (None, 1)
+    ]
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    for name, tensor in ends[2].items():
+        torch.testing.assert_close(ends[3][name], tensor, rtol=0, atol=1e-11)
+
+
+def test_a_forget_loss_that_reads_alternatives_asks_for_them():
     model = fresh()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="alternative"):
@@ -201,10 +243,10 @@ def test_an_objective_that_reads_alternatives_asks_for_them():
 
 def test_sophia_g_is_given_labels_of_its_own_and_the_step_is_as_without():
     """hessian_interval=2 over 4 steps: H moves at steps 1 and 3 only; the sampled pass leaves no gradient behind."""
-    options = {"hessian_interval": 2, "lr": 1e-3}
     model = fresh()
     chosen = option("selection", "selected")(model, MASKS["some"])
-    optimizer = option("optimizer", "sophia_g", **options)(chosen.named_parameters())
+    official = option("optimizer", "sophia_g", "optimizer.lr=1e-3", "optimizer.hessian_interval=2")
+    optimizer = official(chosen.named_parameters())
     seen = []
 
     def on_step(record):

@@ -144,12 +144,12 @@ class Pretrained:
     shape: Annotated[dict[str, Any], KNOB]
     """The architecture, as transformers' config has it: a dry run needs neither the hub nor weights. {}: ask it."""
     max_length: Annotated[int, between(1, 2**24)]
-    dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
-    """What `precision.weights` takes for its own; nothing here reads it."""
-    choice_scorer: Annotated[str, KNOB]
-    """What conf/evaluator/tofu.yaml takes for its own; nothing here reads it."""
     template: Template
     target: FineTune
+    dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
+    """For `precision.weights`, as of FromConfig."""
+    choice_scorer: Annotated[str, KNOB]
+    """For conf/evaluator/tofu.yaml, as of FromConfig."""
 
     @property
     def learns_background(self) -> bool:

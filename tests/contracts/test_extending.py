@@ -39,13 +39,9 @@ except UserError as error:
 else:
     raise AssertionError("z=11 was taken")
 """
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "layers": 2, "heads": 2, "kv_heads": 1, "vocab_size": 400}
 SMALL = [
-    "model.hidden_size=32",
-    "model.intermediate_size=48",
-    "model.layers=2",
-    "model.heads=2",
-    "model.kv_heads=1",
-    "model.vocab_size=400",
+    *(f"model.{name}={size}" for name, size in SIZES.items()),
     "model.target.max_epochs=1",
     "data.authors=4",
     "data.holdout_authors=1",

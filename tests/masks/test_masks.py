@@ -8,22 +8,18 @@ import logging
 import pytest
 import torch
 
-from simu.masks import (
-    Contrastive,
-    Dual,
-    Everything,
-    ForgetOnly,
-    Nothing,
-    Random,
-    Soft,
-    critical_neurons,
-    mask_report,
-)
-from simu.types import FieldError, UserError
+from simu.masks.constant import Everything, Nothing
+from simu.masks.contrastive import Contrastive, contrast
+from simu.masks.critical import Dual, ForgetOnly, critical_neurons
+from simu.masks.random import Random
+from simu.masks.report import mask_report
+from simu.masks.soft import Soft
+from simu.types import FieldError, Scores, UserError
 
 SHAPE = (2, 4)
 FORGET = torch.tensor([[4.0, 2.0, 1.0, -8.0], [1.0, 0.5, 0.6, 0.0]])
 RETAIN = torch.tensor([[0.1, 2.0, 0.2, 1.5], [5.0, 0.0, 1.0, 4.0]])
+SUM_F, SUM_R = Scores(FORGET, 2), Scores(RETAIN, 10)
 
 
 def rows(mask: torch.Tensor) -> list[list[int]]:
@@ -68,7 +64,7 @@ def test_scores_that_are_not_finite_are_refused(bad):
 @pytest.mark.parametrize("t", [-0.1, 1.5, float("nan")])
 @pytest.mark.parametrize("mask", [Dual, ForgetOnly, Contrastive, Soft, Random, Everything, Nothing])
 def test_t_out_of_range_is_refused(mask, t):
-    with pytest.raises(FieldError, match="0 ≤ t ≤ 1"):
+    with pytest.raises(FieldError, match=r"^t=.*0 ≤ x ≤ 1"):
         mask(t=t)
     with pytest.raises(UserError, match="0 ≤ t ≤ 1"):
         critical_neurons(FORGET, t)
@@ -76,21 +72,40 @@ def test_t_out_of_range_is_refused(mask, t):
 
 def test_dual_and_forget_only():
     # t = 0.3: F = > 1.2 and > 0.3; R = > 0.6 and > 1.5
-    assert rows(Dual(t=0.3)(FORGET, None, SHAPE)) == [[0, 1], [0, 1, 2]]
-    assert rows(ForgetOnly(t=0.3)(FORGET, RETAIN, SHAPE)) == [[0], [1, 2]]
+    assert rows(Dual(t=0.3)(SUM_F, None, SHAPE)) == [[0, 1], [0, 1, 2]]
+    assert rows(ForgetOnly(t=0.3)(SUM_F, SUM_R, SHAPE)) == [[0], [1, 2]]
 
 
-def test_contrastive_is_on_means_not_sums():
+def test_contrastive_is_on_means_over_samples():
     # two forget samples, ten retain samples: layer 0 differences 1.99, 0.8, 0.48, -4.15; layer 1: 0, 0.25, 0.2, -0.4
-    assert rows(Contrastive(t=0.3)(FORGET, RETAIN, SHAPE, counts=(2, 10))) == [[0, 1], [1, 2]]
+    assert rows(Contrastive(t=0.3)(SUM_F, SUM_R, SHAPE)) == [[0, 1], [1, 2]]
     # one sample each: layer 0 differences 3.9, 0, 0.8, -9.5; layer 1: -4, 0.5, -0.4, -4
-    assert rows(Contrastive(t=0.3)(FORGET, RETAIN, SHAPE, counts=(1, 1))) == [[0], [1]]
-    with pytest.raises(UserError, match="at least one sample"):
-        Contrastive(t=0.3)(FORGET, RETAIN, SHAPE, counts=(0, 1))
+    assert rows(Contrastive(t=0.3)(Scores(FORGET, 1), Scores(RETAIN, 1), SHAPE)) == [[0], [1]]
+    with pytest.raises(UserError, match="at least one"):
+        Contrastive(t=0.3)(Scores(FORGET, 0), Scores(RETAIN, 1), SHAPE)
+
+
+def test_contrastive_divides_by_samples_where_there_are_as_many_rows():
+    """Two rows each, of 2 + 3 answer tokens with EOS to forget and 9 + 11 to keep: |D_F| = 5, |D_R| = 20. A neuron that
+    gives each sample 1 must come out at 0; by rows it would come out at (5 − 20) / 2, and another would be largest."""
+    forget = Scores(torch.tensor([[1.0 * 5, 3.0 * 5, 2.0 * 5]]), 5)
+    retain = Scores(torch.tensor([[1.0 * 20, 0.5 * 20, 0.0 * 20]]), 20)
+    assert contrast(forget, retain).tolist() == [[0.0, 2.5, 2.0]]
+    assert rows(Contrastive(t=0.7)(forget, retain, (1, 3))) == [[1, 2]]  # by rows: (-7.5, 2.5, 5.0), so neuron 2 alone
+
+
+@pytest.mark.parametrize("mask", [Dual, ForgetOnly, Contrastive, Soft, Random])
+def test_scores_of_another_model_are_refused_and_none_is_changed(mask):
+    forget, retain = Scores(FORGET.clone(), 2), Scores(RETAIN.clone(), 10)
+    mask(t=0.3)(forget, retain, SHAPE)
+    assert torch.equal(forget.values, FORGET)
+    assert torch.equal(retain.values, RETAIN)
+    with pytest.raises(UserError, match=r"forget scores of shape \(2, 4\); allowed is \(3, 4\)"):
+        mask(t=0.3)(forget, retain, (3, 4))
 
 
 def test_soft_puts_forget_only_neurons_first():
-    weights = Soft(t=0.3)(FORGET, RETAIN, SHAPE)
+    weights = Soft(t=0.3)(SUM_F, SUM_R, SHAPE)
     # layer 0, neuron 1 is in both: f = 2/4, r = 2/2; layer 1, neuron 0 is in both: f = 1, r = 1
     expected = torch.tensor([[1.0, 0.5 / 1.5, 0.0, 0.0], [0.5, 1.0, 1.0, 0.0]])
     torch.testing.assert_close(weights, expected)
@@ -101,7 +116,7 @@ def test_random_matches_the_counts_of_f_and_follows_its_seed():
     torch.manual_seed(0)
     scores = torch.randn(6, 50)
     expected = (scores > 0.2 * scores.amax(dim=1, keepdim=True)).sum(dim=1)
-    first, again, other = (Random(t=0.2, seed=s)(scores, None, (6, 50)) for s in (1, 1, 2))
+    first, again, other = (Random(t=0.2, seed=s)(Scores(scores, 1), None, (6, 50)) for s in (1, 1, 2))
     assert torch.equal(first.sum(dim=1), expected)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -112,7 +127,7 @@ def test_random_matches_the_counts_of_f_and_follows_its_seed():
 def test_random_draws_uniformly():
     scores = torch.zeros(1, 10)
     scores[0, :3] = 1.0
-    drawn = sum(Random(t=0.5, seed=s)(scores, None, (1, 10)).float() for s in range(600))
+    drawn = sum(Random(t=0.5, seed=s)(Scores(scores, 1), None, (1, 10)).float() for s in range(600))
     assert ((drawn / 600 - 0.3).abs() < 0.08).all()  # four standard errors of a share of 0.3
 
 
@@ -126,19 +141,22 @@ def test_all_and_none_read_no_scores():
 @pytest.mark.parametrize("mask", [Dual, ForgetOnly, Contrastive, Soft, Random])
 def test_missing_scores_are_named(mask):
     with pytest.raises(UserError, match="forget"):
-        mask(t=0.3)(None, RETAIN, SHAPE)
+        mask(t=0.3)(None, SUM_R, SHAPE)
     if "retain" in mask.needs:
         with pytest.raises(UserError, match="retain"):
-            mask(t=0.3)(FORGET, None, SHAPE)
+            mask(t=0.3)(SUM_F, None, SHAPE)
     else:
-        mask(t=0.3)(FORGET, None, SHAPE)
+        mask(t=0.3)(SUM_F, None, SHAPE)
 
 
 def test_report_by_hand_and_json():
     a = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
     b = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 0.25, 0.0, 0.0]])
     none = torch.zeros(2, 4, dtype=torch.bool)
-    report = json.loads(json.dumps(mask_report({"a": a, "b": b, "none": none, "empty": none})))
+    samples = {"forget": 5, "retain": 20}
+    report = json.loads(json.dumps(mask_report({"a": a, "b": b, "none": none, "empty": none}, samples=samples)))
+    assert report["samples"] == samples
+    assert mask_report({})["samples"] == {}
     assert report["masks"]["a"] == {"selected": 3, "total": 8, "fraction": 0.375, "weight": 3.0, "per_layer": [2, 1]}
     assert report["masks"]["b"]["weight"] == 1.75
     assert report["pairs"]["a & b"] == {"overlap": 1, "jaccard": 0.2, "per_layer": [1, 0]}

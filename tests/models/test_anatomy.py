@@ -9,13 +9,13 @@ from simu.models.anatomy import anatomy, is_conv1d
 from simu.types import UserError
 
 SMALL = {
-    "vocab_size": 61,
+    "num_hidden_layers": 3,
     "hidden_size": 16,
     "intermediate_size": 24,
-    "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "head_dim": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 61,
 }
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 FAMILIES = {

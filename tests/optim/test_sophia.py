@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from simu.optim import BuildAdamW, BuildSophia, Sophia, sampled_nll
+from simu.optim.adamw import BuildAdamW
+from simu.optim.sophia import BuildSophia, Sophia, sampled_nll
 from simu.types import FieldError
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
@@ -238,6 +239,9 @@ def test_closure():
         ("weight_decay", -0.1),
         ("momentum_updates", 3),
         ("hessian_interval", -1),
+        ("lr", float("nan")),
+        ("lr", 1e4),
+        ("eps_mode", "min"),
     ],
 )
 def test_values_out_of_range_are_named(field, value):
@@ -245,6 +249,6 @@ def test_values_out_of_range_are_named(field, value):
         BuildSophia(**{field: value})
     with pytest.raises(FieldError, match=field):
         Sophia([torch.nn.Parameter(torch.ones(1))], **{field: value})
-    if field not in ("gamma", "momentum_updates", "hessian_interval"):
+    if field in ("lr", "betas", "eps", "weight_decay"):
         with pytest.raises(FieldError, match=field):
             BuildAdamW(**{field: value})
