@@ -41,7 +41,7 @@ from simu.models.forward import device_of
 from simu.models.load import texts_of
 from simu.optim.adamw import BuildAdamW
 from simu.optim.sophia import BuildSophia
-from simu.selection.core import select_parameters
+from simu.selection.select import select_parameters
 
 LR, RETAIN_WEIGHT, CLIP = 1e-5, 1.0, 1.0
 REFERENCE = "reference Sophia"

@@ -201,12 +201,12 @@ def build(node: object, path: str, kind: type | None = None) -> Any:
 
 def _locate(target: str, path: str) -> type:
     if not target.startswith("simu."):
-        raise UserError(f"{path}._target_={shown(target)}: allowed are components of simu only (simu.…)")
+        raise UserError(f"{path}._target_={target[:100]}: allowed are components of simu only (simu.…)")
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}._target_={shown(target)}: no such component ({error})") from error
+        raise UserError(f"{path}._target_={target[:100]}: no such component ({error})") from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UserError(f"{path}._target_={target}: not a component (a dataclass)")
     return found

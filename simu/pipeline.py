@@ -90,7 +90,7 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
         results.save_scores({side: artifact.load() for side, artifact in scores.items()})
     if "mask" in asked and chosen is not None:
         results.save_mask(chosen, {side: artifact.load() for side, artifact in scores.items()}, cfg.mask)
-    if "unlearning" in asked:
+    if "unlearning" in asked and unlearned is not taught:
         results.save_training(unlearned)
     if after is not None:
         results.save_evaluation(after.load())

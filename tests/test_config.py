@@ -55,7 +55,7 @@ def test_builds_with_nested_dataclass_and_tuple():
         ({"sede": 1}, r"mask\.sede: Random has no such field; did you mean 'seed'\?"),
         ({"_target_": "os.system"}, r"mask\._target_=os\.system: allowed are components of simu only"),
         ({"_target_": "simu.masks.Rondom"}, r"mask\._target_=simu\.masks\.Rondom: no such component"),
-        ({"_target_": "simu.store.cache.digest"}, r"not a component"),
+        ({"_target_": "simu.store.files.digest"}, r"not a component"),
     ],
 )
 def test_mistakes_are_one_line(change, message):

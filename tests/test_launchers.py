@@ -60,7 +60,7 @@ def test_launcher_equals_serial_and_lists_the_failed_job(launcher, serial, tmp_p
     done = sweep(launcher, tmp_path)
     assert done.returncode == 1, done.stderr
     assert "sweep: 2 of 3 jobs done in sweep" in done.stderr
-    assert re.search(r"failed sweep/1: mask\.t=1\.5: allowed is 0 ≤ t ≤ 1", done.stderr)
+    assert re.search(r"failed sweep/1: mask\.t=1\.5: allowed is a finite number, 0 ≤ x ≤ 1", done.stderr)
     assert "deprecated" not in done.stderr
     for job in "02":
         assert (tmp_path / "sweep" / job / "metrics.json").read_bytes() == (serial / job / "metrics.json").read_bytes()

@@ -120,7 +120,7 @@ def test_another_threshold_recomputes_mask_and_after_but_not_target_or_attributi
     simu(*SMALL, "mask.t=0.9", "hydra.run.dir=third", cwd=finished)
     stages = json.loads((finished / "third/provenance.json").read_text())["stages"]
     computed = {name for name, stage in stages.items() if not stage["cached"]}
-    assert computed == {"unlearning (simu)", "evaluation (simu)"}
+    assert computed == {"mask", "unlearning (simu)", "evaluation (simu)"}
 
 
 def test_damaged_cache_entry_is_said_and_recomputed(finished):
@@ -176,7 +176,7 @@ BAD = [
     ),
     (["seed=abc"], r"seed='abc': allowed is a whole number"),
     (["stages=[]"], r"stages=\[\]: allowed is a list of target, attribution, mask, unlearning, evaluation"),
-    (["stages=target"], r"stages='target': allowed is a list of texts"),
+    (["stages=target"], r"stages='target': allowed is a list of target, attribution, mask, unlearning or evaluation"),
     (["cache_dir="], r"cache_dir='': allowed is a folder"),
     (["device=mps"], r"device=mps: this machine has no MPS device; allowed here: auto, cpu"),
     (["device=cuda:99"], r"device=cuda:99: this machine has (no|\d+) CUDA devices?; allowed here: auto, cpu"),

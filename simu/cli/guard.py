@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from simu.cli.messages import one_line
 from simu.types import UserError
 
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")  # our defaults over a plugin's; in workers too
 log = logging.getLogger("simu")
 
 SINGLE: list[Exception] = []

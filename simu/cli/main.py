@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 
 import hydra
@@ -21,8 +20,6 @@ from simu.cli.messages import explain
 from simu.cli.sweeps import SweepStatus
 from simu.config import conf_dir
 from simu.presets import register
-
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")  # our defaults over a plugin's; in workers too
 
 
 def run_hydra(job: Callable[[DictConfig], float | None]) -> None:

@@ -50,6 +50,7 @@ class SweepStatus(Callback):
         bad = sorted((r for r in records if r.get("status") not in DONE), key=lambda r: int(r["job"]))
         print(f"sweep: {len(records) - len(bad)} of {len(records)} jobs done in {base}", file=sys.stderr)
         for record in bad:
-            where = record.get("folder") or f"{base} job {record['job']}"
+            folder = Path(record.get("folder") or base / str(record["job"]))
+            where = base / folder.relative_to(base.resolve()) if folder.is_relative_to(base.resolve()) else folder
             print(f"  failed {where}: {record.get('reason') or record.get('status')}", file=sys.stderr)
         SweepStatus.failed = len(bad)

@@ -70,8 +70,8 @@ def test_bundles_compose(slot, option):
     if slot == "method":
         assert composed(f"method={option}").method.name == option
     else:
-        model, data, method = option.split("-")
-        composed(f"model={model}", f"data={data}", f"method={method}")
+        words = [f"{key}={value}" for key, value in zip(("model", "data", "method"), option.split("-"), strict=False)]
+        composed(*words)
 
 
 @pytest.mark.parametrize("option", [o for s, o in options("model")])
