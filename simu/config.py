@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simu import slots
 from simu.fields import KNOB, Seed, alternatives, bare, hints, knobs
-from simu.schema import Schema, check_node, convert, is_protocol, nearest, schema_of, shown
+from simu.schema import Schema, check_node, convert, is_protocol, members_of, nearest, of_another_slot, schema_of, shown
 from simu.types import FieldError, Precision, UserError, require
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def check_run(config: DictConfig | Mapping[str, Any]) -> None:
     except FieldError as error:
         raise UserError(str(error)) from error
     for slot in SLOTS:
-        check_node(values.get(slot), slot)
+        check_node(values.get(slot), slot, bare(hints(RunConfig)[slot]))
 
 
 def build_run(config: DictConfig | Mapping[str, Any]) -> RunConfig:
@@ -191,11 +191,7 @@ def build(node: object, path: str, kind: type | None = None) -> Any:
     fields = {str(k): v for k, v in node.items() if k != "_target_"}
     cls = _locate(str(node["_target_"]), path)
     if kind is not None and (wrong := _not_of(cls, kind)):
-        slot = path.rpartition(".")[2]
-        raise UserError(
-            f"{path}._target_={node['_target_']}: not for the slot {slot} ({wrong}); "
-            f"allowed is one of the options in conf/{path.replace('.', '/')}/"
-        )
+        raise UserError(of_another_slot(node["_target_"], path, wrong))
     return _construct(cls, fields, path)
 
 
@@ -215,18 +211,10 @@ def _locate(target: str, path: str) -> type:
 def _not_of(cls: type, kind: type) -> str:
     """Why a class does not keep a Protocol: a member that it lacks, or other arguments; '' where it does."""
     has = {f.name for f in dataclasses.fields(cls)} | {name for c in cls.__mro__ for name in vars(c)}
-    for name in sorted(_members(kind)):
-        if name not in has:
-            return f"it has no {name}"
+    if lacking := sorted(members_of(kind) - has):
+        return f"it has no {lacking[0]}"
     theirs, ours = (_arguments(c) for c in (kind, cls))
     return f"it is called with {', '.join(ours) or 'nothing'}, not {', '.join(theirs)}" if theirs != ours else ""
-
-
-def _members(kind: type) -> set[str]:
-    """Of a Protocol and those it extends: methods, properties and annotations."""
-    protocols = [c for c in kind.__mro__ if is_protocol(c) and c.__module__ == slots.__name__]
-    stated = {name for c in protocols for name in (*vars(c), *inspect.get_annotations(c))}
-    return {name for name in stated if name == "__call__" or not name.startswith("_")}
 
 
 def _arguments(cls: type) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import inspect
 import math
 import re
 import typing
@@ -38,6 +39,8 @@ class Schema:
     name: str
     hints: Mapping[str, Any]
     required: frozenset[str]
+    members: frozenset[str] = frozenset()
+    """Names of fields, class variables and methods."""
 
     def check_names(self, values: Mapping[str, Any], path: str) -> None:
         """Raise UserError for a field that there is not, and for one that is missing."""
@@ -69,14 +72,30 @@ def check_value(hint: Any, value: Any, path: str) -> None:
         convert(hint, value, path)
 
 
-def check_node(node: Any, path: str) -> None:
-    """Check the plain values of a node with a `_target_` in simu, by the source of its component."""
+def check_node(node: Any, path: str, kind: type | None = None) -> None:
+    """Check the plain values of a node with a `_target_` in simu, by the source of its component; with `kind`, also
+    that it has what this Protocol asks for."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{path}={node!r}: allowed is one of the options in conf/{path.replace('.', '/')}/")
     module, _, name = str(node["_target_"]).rpartition(".")
     schema = from_source(module, name)
     if schema is not None:  # else what is wrong with the target is said when it is built
+        if kind is not None and (lacking := sorted(members_of(kind) - schema.members)):
+            raise UserError(of_another_slot(node["_target_"], path, f"it has no {lacking[0]}"))
         schema.check({str(k): v for k, v in node.items() if k != "_target_"}, path)
+
+
+def of_another_slot(target: Any, path: str, why: str) -> str:
+    """The message for a component that does not keep its slot's Protocol."""
+    options = f"conf/{path.replace('.', '/')}/"
+    return f"{path}._target_={str(target)[:100]}: not for this slot ({why}); allowed is one of the options in {options}"
+
+
+def members_of(protocol: type) -> frozenset[str]:
+    """What a Protocol of `simu.slots`, and those it extends, ask for: methods, properties and annotations."""
+    protocols = [c for c in protocol.__mro__ if is_protocol(c) and c.__module__ == protocol.__module__]
+    stated = {name for c in protocols for name in (*vars(c), *inspect.get_annotations(c))}
+    return frozenset(name for name in stated if name == "__call__" or not name.startswith("_"))
 
 
 def schema_of(kind: Any) -> Schema | None:
@@ -100,10 +119,13 @@ def from_source(module: str, name: str) -> Schema | None:
         return None
     names = _Names(home)
     stated = [n for n in found[0].body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    methods = {n.name for n in found[0].body if isinstance(n, ast.FunctionDef)}
+    plain = {t.id for n in found[0].body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    members = frozenset(methods | plain | {n.target.id for n in stated if isinstance(n.target, ast.Name)})
     stated = [n for n in stated if not ast.unparse(n.annotation).startswith(("ClassVar", "typing.ClassVar"))]
     known = {n.target.id: names.read(n.annotation) for n in stated if isinstance(n.target, ast.Name)}
     needed = frozenset(n.target.id for n in stated if n.value is None and isinstance(n.target, ast.Name))
-    return Schema(original, known, needed)
+    return Schema(original, known, needed, members)
 
 
 def _is_component(node: ast.ClassDef) -> bool:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+import subprocess
+import sys
 
-from simu.config import build, conf_dir, nearest
+import pytest
+import yaml
+
+from simu.config import SLOTS, RunConfig, build, conf_dir, nearest
+from simu.fields import bare, hints
+from simu.schema import check_node
 from simu.types import UserError
 
 RANDOM = {"_target_": "simu.masks.Random", "t": 0.3, "seed": 0}
@@ -82,3 +89,80 @@ def test_conf_dir_from_environment(tmp_path, monkeypatch):
         conf_dir()
     (tmp_path / "config.yaml").touch()
     assert conf_dir() == tmp_path.resolve()
+
+
+SLOT_TARGETS = {
+    slot: yaml.safe_load(next(iter(sorted((conf_dir() / slot).glob("*.yaml")))).read_text()) for slot in SLOTS
+}
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+@pytest.mark.parametrize("other", SLOTS)
+def test_a_component_of_another_slot_is_refused(slot, other):
+    """By the class, and before it is imported by its source."""
+    if slot == other:
+        return
+    node = {k: v for k, v in SLOT_TARGETS[other].items() if k != "defaults"}
+    kind = bare(hints(RunConfig)[slot])
+    for check in (build, check_node):
+        with pytest.raises(UserError, match=rf"^{slot}\._target_=simu\.\S+: not for this slot \(it ") as caught:
+            check(node, slot, kind)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seed=9223372036854775808", r"seed=9223372036854775808: allowed is a whole number, 0 ≤ x ≤ 2\^63 − 1"),
+        ("seed=-1", r"seed=-1: allowed is a whole number, 0 ≤ x ≤ 2\^63 − 1"),
+        (
+            "model.layers=90000000000000000000",
+            r"model\.layers=90000000000000000000: allowed is a whole number, 1 ≤ x ≤",
+        ),
+        ("optimizer.lr=1e308", r"optimizer\.lr=1e\+308: allowed is a finite number, 0 < x ≤"),
+        ("optimizer.lr=0", r"optimizer\.lr=0: allowed is a finite number, 0 < x ≤"),
+        ("optimizer.betas=[0.9]", r"optimizer\.betas=\[0\.9\]: allowed is a list of 2 "),
+        ("optimizer.betas=[0.9,1.5]", r"optimizer\.betas=\[0\.9, 1\.5\]: allowed is a list of 2 "),
+        ("precision.weights=fp16", r"precision\.weights='fp16': allowed is float32, bfloat16 or float64"),
+        ("model.heads=0", r"model\.heads=0: allowed is a whole number, 1 ≤ x"),
+        ("objective.forget_weight=-1", r"objective\.forget_weight=-1: allowed is a finite number, 0 ≤ x"),
+        ("evaluator.attacks=[loss,guess]", r"evaluator\.attacks=\['loss', 'guess'\]: allowed is a list of loss,"),
+        ("data.name=null", r"data\.name=None: allowed is a text"),
+        ("save_model=1", r"save_model=1: allowed is true or false"),
+    ],
+)
+def test_a_plain_value_is_refused_without_torch(word, message):
+    """In a process of its own: torch must not have been imported when the line is said."""
+    code = (
+        "import sys\nfrom hydra import compose, initialize_config_dir\nfrom simu.config import check_run, conf_dir\n"
+        "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
+        "    config = compose('config', overrides=sys.argv[1:])\n"
+        "try:\n    check_run(config)\nexcept ValueError as error:\n    print(error)\n"
+        "assert 'torch' not in sys.modules\nassert 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.match(message, done.stdout)
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["simu.cache", "simu.report.__main__", "simu.cli.cache", "simu", "simu.config"])
+def test_imports_no_torch(module):
+    code = f"import {module}, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_settings_leave_knobs_and_seed_out():
+    from hydra import compose, initialize_config_dir
+
+    from simu.config import build_run, plain, settings
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", overrides=["data=tofu", "data.path=/a/b"])
+    found = settings(build_run(config), plain(config))
+    assert found["mask.t"] == 0.3
+    assert found["mask._target_"] == "Dual"
+    assert found["objective.forget._target_"] == "Ascent"
+    assert found["data.path"] == "b"
+    left_out = {"seed", "device", "cache_dir", "tracker.mode", "training.checkpoint_every", "attribution.max_memory"}
+    assert not left_out & set(found)
