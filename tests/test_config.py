@@ -164,5 +164,5 @@ def test_settings_leave_knobs_and_seed_out():
     assert found["mask._target_"] == "Dual"
     assert found["objective.forget._target_"] == "Ascent"
     assert found["data.path"] == "b"
-    left_out = {"seed", "device", "cache_dir", "tracker.mode", "training.checkpoint_every", "attribution.max_memory"}
+    left_out = {"seed", "device", "cache_dir", "tracker.mode", "training.checkpoint_every"}
     assert not left_out & set(found)
