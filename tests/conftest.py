@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from benchmark_rows import folder
+from commands import SMALL, simu
 from float64 import true_float64
 
 from simu.config import conf_dir
@@ -150,3 +151,10 @@ def memorised(small_model, tokenizer, small_splits):
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    simu(*SMALL, "save_model=true", "hydra.run.dir=first", cwd=root)
+    return root

@@ -11,25 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import SMALL
 
-SMALL = [
-    "model.hidden_size=32",
-    "model.intermediate_size=48",
-    "model.layers=2",
-    "model.heads=2",
-    "model.kv_heads=1",
-    "model.vocab_size=400",
-    "model.target.max_epochs=2",
-    "model.target.check_every=1",
-    "data.authors=6",
-    "data.holdout_authors=2",
-    "evaluator.max_new_tokens=12",
-    "evaluator.bootstrap=50",
-    "training.epochs=2",
-    "attribution.m=2",
-    "device=cpu",
-    "mask.t=0.5,1.5,0.6",
-]
+THREE = [*SMALL, "mask.t=0.5,1.5,0.6"]
 """Three jobs of seconds; the second asks for a threshold that is not allowed."""
 
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
@@ -38,7 +22,7 @@ EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slur
 
 def sweep(launcher: str, folder: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "SIMU_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "simu.run", "-m", *SMALL, f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
+    command = [sys.executable, "-m", "simu.run", "-m", *THREE, f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 

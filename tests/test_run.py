@@ -8,61 +8,15 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from importlib import resources
-from pathlib import Path
 
 import pytest
 import yaml
+from commands import SMALL, simu
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-
-SMALL = [
-    "model.hidden_size=32",
-    "model.intermediate_size=48",
-    "model.layers=2",
-    "model.heads=2",
-    "model.kv_heads=1",
-    "model.vocab_size=400",
-    "model.target.max_epochs=2",
-    "model.target.check_every=1",
-    "data.authors=6",
-    "data.holdout_authors=2",
-    "evaluator.max_new_tokens=12",
-    "evaluator.bootstrap=50",
-    "training.epochs=2",
-    "attribution.m=2",
-    "device=cpu",
-]
-"""A run of seconds: nothing is memorised, everything is done."""
-
-
-def simu(*words: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "simu.run", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "SIMU_CACHE_DIR": str(cwd / "cache"), **env},
-        timeout=600,
-    )
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-def run_folder(root: Path) -> Path:
-    return sorted((root / "outputs").glob("*/*"))[-1]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    simu(*SMALL, "save_model=true", "hydra.run.dir=first", cwd=root)
-    return root
 
 
 def test_artifacts(finished):
@@ -106,42 +60,6 @@ def test_saved_model_is_a_plain_folder_that_differs_only_where_it_was_trained(fi
             assert not chosen.any() or not weight[chosen].equal(before[name][chosen])
         else:
             assert weight.equal(before[name])
-
-
-def test_second_run_takes_everything_from_the_cache_with_equal_bytes(finished):
-    again = simu(*SMALL, "hydra.run.dir=second", cwd=finished)
-    assert (finished / "second/metrics.json").read_bytes() == (finished / "first/metrics.json").read_bytes()
-    stages = json.loads((finished / "second/provenance.json").read_text())["stages"]
-    assert all(stage["cached"] for stage in stages.values())
-    assert "from the cache" in again.stdout
-
-
-def test_another_threshold_recomputes_mask_and_after_but_not_target_or_attribution(finished):
-    simu(*SMALL, "mask.t=0.9", "hydra.run.dir=third", cwd=finished)
-    stages = json.loads((finished / "third/provenance.json").read_text())["stages"]
-    computed = {name for name, stage in stages.items() if not stage["cached"]}
-    assert computed == {"mask", "unlearning (simu)", "evaluation (simu)"}
-
-
-def test_damaged_cache_entry_is_said_and_recomputed(finished):
-    victim = next((finished / "cache" / "attribution").glob("*/attribution.safetensors"))
-    victim.write_bytes(victim.read_bytes()[:-8])
-    done = simu(*SMALL, "hydra.run.dir=fourth", cwd=finished)
-    assert "is damaged (attribution.safetensors is altered or truncated)" in done.stdout
-    assert (finished / "fourth/metrics.json").read_bytes() == (finished / "first/metrics.json").read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("delay", [4.0, 6.0, 8.0, 10.0, 12.0, 14.0])
-def test_killed_anywhere_and_started_again_gives_equal_metrics(finished, tmp_path, delay):
-    command = [sys.executable, "-m", "simu.run", *SMALL, "training.checkpoint_every=1", "hydra.run.dir=killed"]
-    env = {**os.environ, "SIMU_CACHE_DIR": str(tmp_path / "cache")}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    simu(*SMALL, "training.checkpoint_every=1", "hydra.run.dir=killed", cwd=tmp_path)
-    assert (tmp_path / "killed/metrics.json").read_bytes() == (finished / "first/metrics.json").read_bytes()
 
 
 BAD = [
@@ -337,77 +255,3 @@ def test_methods_leave_every_slot_overridable():
         config = compose("config", overrides=["method=simu", "objective=npo", "mask=contrastive", "optimizer=adamw"])
     nodes = [config.objective.forget, *(config[slot] for slot in ("mask", "optimizer", "selection"))]
     assert [node._target_.rpartition(".")[2] for node in nodes] == ["NPO", "Contrastive", "BuildAdamW", "Selected"]
-
-
-def test_a_failed_job_of_a_sweep_is_listed_and_the_others_finish(finished):
-    done = simu(*SMALL, "-m", "mask.t=0.5,1.5,0.6", "hydra.sweep.dir=sweep", cwd=finished, check=False)
-    assert done.returncode == 1
-    assert re.search(r"sweep: 2 of 3 jobs done", done.stderr)
-    assert re.search(r"failed sweep/1: mask\.t=1\.5: allowed is", done.stderr)
-    assert (finished / "sweep/2/metrics.json").is_file()
-    assert len(list((finished / "cache/attribution").glob("*/files.json"))) == 1  # one for every t of this file
-
-
-@pytest.mark.slow
-def test_two_workers_give_the_numbers_of_one_and_a_killed_sweep_goes_on(finished, tmp_path):
-    """joblib with two workers on an empty cache equals the serial run; killed, the same command repeats no stage."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra `joblib` is not installed")
-    sweep = ["mask.t=0.5,0.6,0.7", "hydra.sweep.dir=sweep"]
-    workers = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    simu("-m", *SMALL, *sweep, *workers, cwd=tmp_path)
-    simu("-m", *SMALL, "mask.t=0.5,0.6,0.7", "hydra.sweep.dir=serial", cwd=finished)
-    for job in "012":
-        one, two = (
-            json.loads((root / job / "metrics.json").read_text()) for root in (finished / "serial", tmp_path / "sweep")
-        )
-        assert two == pytest.approx(one, abs=1e-6)
-    assert len(list((tmp_path / "cache/attribution").glob("*/files.json"))) == 1
-
-    killed = tmp_path / "killed"
-    killed.mkdir()
-    env = {**os.environ, "SIMU_CACHE_DIR": str(killed / "cache")}
-    command = [sys.executable, "-m", "simu.run", "-m", *SMALL, *sweep]
-    process = subprocess.Popen(command, cwd=killed, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (killed / "sweep/1/provenance.json").exists():
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    before = {p: p.stat().st_mtime_ns for p in (killed / "cache").glob("*/*/files.json")}
-    simu("-m", *SMALL, *sweep, cwd=killed)
-    assert before
-    assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items())
-    for job in "012":
-        again = (killed / "sweep" / job / "metrics.json").read_bytes()
-        assert again == (finished / "serial" / job / "metrics.json").read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_leave_one_run_folder_with_the_same_numbers(finished, tmp_path, sharded):
-    """The whole pipeline under torchrun and under accelerate's FSDP, two gloo processes on the CPU."""
-    replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    shards = [
-        "-m",
-        "accelerate.commands.launch",
-        "--use_fsdp",
-        "--fsdp_version",
-        "2",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--dynamo_backend",
-        "no",
-        "--mixed_precision",
-        "no",
-        "--main_process_port",
-        "29612",
-    ]
-    command = [sys.executable, *(shards if sharded else replicas), "-m", "simu.run", *SMALL, "hydra.run.dir=two"]
-    env = os.environ | {"SIMU_CACHE_DIR": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one = json.loads((finished / "first/metrics.json").read_text())
-    two = json.loads((tmp_path / "two/metrics.json").read_text())
-    assert two == pytest.approx(one, abs=0.02)
-    assert done.stdout.count("original → simu") == 1

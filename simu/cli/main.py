@@ -21,11 +21,30 @@ from simu.cli.sweeps import SweepStatus
 from simu.config import conf_dir
 from simu.presets import register
 
+COMMANDS = (
+    "-r",
+    "--run",
+    "-m",
+    "--multirun",
+    "-c",
+    "--cfg",
+    "-i",
+    "--info",
+    "-sc",
+    "--shell-completion",
+    "-h",
+    "--help",
+    "--hydra-help",
+    "--version",
+)
+
 
 def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
     """Compose the command line's config, or its sweep's, and run the job on each."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if not any(word.split("=")[0] in COMMANDS for word in sys.argv[1:]):
+        sys.argv.append("--run")  # else Hydra composes the config once more to find that out
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # argparse wants it first
     if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
         scratch = tempfile.mkdtemp(prefix="simu-")

@@ -6,12 +6,10 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +77,8 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
+    from importlib import metadata  # here and below: a refused value is told without loading these
+
     from simu import __version__
 
     found = {"simu": __version__}
@@ -107,6 +107,7 @@ def _processor() -> str:
 
 def git_state() -> dict[str, Any] | None:
     """Commit and whether the tree differs from it; None outside a checkout."""
+    import subprocess
 
     def ask(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *words]
