@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from simu.data.batching import Encoded, collate, length_buckets
 from simu.models.forward import device_of, labelled_logits
 from simu.models.reference import Reference, Remembers
-from simu.optim.sophia import sampled_nll
+from simu.optim.sampled import sampled_nll
 from simu.progress import track
 from simu.slots import LossTerm
 

@@ -173,13 +173,6 @@ def _split(tensors: list[Tensor], block: int) -> list[tuple[Tensor, ...]]:
     return [(t,) for t in tensors]
 
 
-def sampled_nll(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Σ −log p(ŷ), labels ŷ drawn from the model's own logits [N, V] (for `hessian_interval`; arXiv 2305.14342)."""
-    with torch.no_grad():
-        labels = torch.multinomial(logits.float().softmax(-1), 1, generator=generator).squeeze(1)
-    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-
-
 @component
 class BuildSophia:
     """Builds `Sophia` over named parameters; no weight decay on norms and biases."""

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from simu.optim.adamw import BuildAdamW
-from simu.optim.sophia import BuildSophia, Sophia, sampled_nll
+from simu.optim.sampled import sampled_nll
+from simu.optim.sophia import BuildSophia, Sophia
 from simu.types import FieldError
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
