@@ -31,24 +31,15 @@ import torch
 from attribution_references import Batch, batches_of, brute_force, captum_per_token, timed
 from attribution_without import WITHOUT
 from scipy.stats import spearmanr
+from shapes import LLAMA2_7B, OLMO_1B
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, OlmoConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from unlearning_step import peak_allocated, tiny
 
 from simu.attribution import neuron_attribution, plan
 from simu.data.batching import Encoded
 from simu.models.anatomy import anatomy
 
-LLAMA2_7B = LlamaConfig()  # the library's defaults are LLaMA-7B's
-OLMO_1B = OlmoConfig(
-    vocab_size=50304,
-    hidden_size=2048,
-    intermediate_size=8192,
-    num_hidden_layers=16,
-    num_attention_heads=16,
-    num_key_value_heads=16,
-    tie_word_embeddings=True,
-)
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 """Dense bfloat16 FLOP/s, from the vendor's data sheets."""
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from shapes import LLAMA2_7B, OLMO_1B
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, OlmoConfig, PreTrainedModel
@@ -307,18 +308,7 @@ def tiny(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded], l
     return model, *rows, tokenizer.pad_token_id
 
 
-SHAPES = {
-    "LLaMA2-7B": LlamaConfig(),  # the library's defaults are LLaMA-7B's; LLaMA2 has a context of 4096
-    "OLMo-1B": OlmoConfig(
-        vocab_size=50304,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        tie_word_embeddings=True,
-    ),
-}
+SHAPES = {"LLaMA2-7B": LLAMA2_7B, "OLMo-1B": OLMO_1B}
 
 
 def seven_b(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded], list[Encoded], int]:

@@ -43,3 +43,9 @@ def simu(*words: str, cwd: Path, check: bool = True, **env: str) -> subprocess.C
 
 def run_folder(root: Path) -> Path:
     return sorted((root / "outputs").glob("*/*"))[-1]
+
+
+FSDP = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
+FSDP += ["--num_machines", "1"]
+FSDP += ["--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port"]
+"""One model over two processes on the CPU; the port follows, 0 for a free one."""

@@ -7,20 +7,10 @@ import copy
 import pytest
 import torch
 from float64 import true_float64, watching_float32
+from small import SMALL
 from transformers import AutoConfig, AutoModelForCausalLM
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SIZES = {**SMALL, "num_hidden_layers": 2}
 FAMILIES = ("llama", "olmo", "olmo2", "qwen2", "qwen3", "mistral", "phi", "gpt_neox", "gemma2")
 CASES = [(f, "eager") for f in FAMILIES] + [("llama", "sdpa"), ("phi", "sdpa")]
 IDS = torch.tensor([[5, 9, 11, 3, 8, 40], [7, 20, 30, 41, 2, 6]])

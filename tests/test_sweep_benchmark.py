@@ -5,15 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import SMALL
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "sweep.py"
-SMALL = [
-    "model.hidden_size=32",
-    "model.intermediate_size=48",
-    "model.layers=2",
-    "model.heads=2",
-    "model.kv_heads=1",
-    "model.vocab_size=400",
+SMALLER = [
+    *SMALL,
     "model.target.max_epochs=1",
     "data.authors=4",
     "data.holdout_authors=1",
@@ -21,14 +17,16 @@ SMALL = [
     "evaluator.bootstrap=10",
     "training.epochs=1",
     "attribution.m=1",
-    "device=cpu",
 ]
 
 
 @pytest.mark.slow
 def test_three_ways_agree_and_the_cache_shares_stages():
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--sweep", "mask.t=0.4,0.8", *SMALL], capture_output=True, text=True, timeout=600
+        [sys.executable, str(SCRIPT), "--sweep", "mask.t=0.4,0.8", *SMALLER],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     runs = {

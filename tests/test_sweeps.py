@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from commands import SMALL, simu
+from commands import FSDP, SMALL, simu
 
 
 def test_a_failed_job_of_a_sweep_is_listed_and_the_others_finish(finished):
@@ -60,23 +60,7 @@ def test_two_workers_give_the_numbers_of_one_and_a_killed_sweep_goes_on(finished
 def test_two_processes_leave_one_run_folder_with_the_same_numbers(finished, tmp_path, sharded):
     """The whole pipeline under torchrun and under accelerate's FSDP, two gloo processes on the CPU."""
     replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    shards = [
-        "-m",
-        "accelerate.commands.launch",
-        "--use_fsdp",
-        "--fsdp_version",
-        "2",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--dynamo_backend",
-        "no",
-        "--mixed_precision",
-        "no",
-        "--main_process_port",
-        "29612",
-    ]
+    shards = [*FSDP, "29612"]
     command = [sys.executable, *(shards if sharded else replicas), "-m", "simu.run", *SMALL, "hydra.run.dir=two"]
     env = os.environ | {"SIMU_CACHE_DIR": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)

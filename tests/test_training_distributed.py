@@ -14,31 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from commands import FSDP
 
 HERE = Path(__file__)
 
 
 def launcher(launch: str) -> list[str]:
     """What comes before the program on the command line; both launchers pick a free port themselves."""
-    sharding = [
-        "-m",
-        "accelerate.commands.launch",
-        "--use_fsdp",
-        "--fsdp_version",
-        "2",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--dynamo_backend",
-        "no",
-        "--mixed_precision",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
     replicas = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    return {"one": [], "replicated": replicas, "sharded": sharding}[launch]
+    return {"one": [], "replicated": replicas, "sharded": [*FSDP, "0"]}[launch]
 
 
 def program(objective: str, selection: str, out: str, checkpoint: str, die_at: int) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from float64 import true_float64
 from hydra import compose, initialize_config_dir
+from small import rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from simu.config import build, conf_dir, plain
-from simu.data.batching import Encoded
 from simu.fields import knobs
 from simu.training import Training, train
 
@@ -40,16 +40,6 @@ def option(slot: str, name: str, *words: str):
 def options_of(objective: str, optimizer: str, selection: str, lr: float = 1e-3) -> tuple:
     rated = option("optimizer", optimizer, f"optimizer.lr={lr}")
     return option("objective", objective), rated, option("selection", selection)
-
-
-def rows(n: int, seed: int) -> list[Encoded]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def ids(low: int, high: int) -> tuple[int, ...]:
-        length = int(torch.randint(low, high, (1,), generator=generator))
-        return tuple(torch.randint(1, 97, (length,), generator=generator).tolist())
-
-    return [Encoded(ids(2, 6), ids(1, 9)) for _ in range(n)]
 
 
 FORGET, RETAIN, REFUSALS = rows(8, 1), rows(12, 2), rows(8, 3)

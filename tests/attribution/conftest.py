@@ -5,21 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from float64 import true_float64
+from small import SMALL
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-SMALL = {
-    "vocab_size": 61,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 DOWN = {"phi": "fc2", "opt": "fc2", "gpt_neox": "dense_4h_to_h", "gpt2": "mlp.c_proj"}
 LOSS = {"log_prob": lambda lp: lp, "nll": lambda lp: -lp, "prob": torch.exp}
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import SMALL
 
 from simu.attribution import Integrated, count_samples, neuron_attribution
 from simu.attribution.path import RULES, path_points
@@ -13,42 +14,30 @@ def neuron_sums(model, batches, **settings):
     return neuron_attribution(model, batches, dtype=torch.float64, **settings)
 
 
-S = {
-    "vocab_size": 61,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 MIXED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 ARCHITECTURES = {
-    "llama": ("llama", S),
-    "llama, tied, biases": ("llama", S | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
-    "llama, eager": ("llama", S | {"attn_implementation": "eager"}),
-    "olmo": ("olmo", S | {"clip_qkv": 1.0, "tie_word_embeddings": True}),
-    "olmo2": ("olmo2", S),
-    "olmo3": ("olmo3", S | MIXED),
-    "mistral": ("mistral", S | {"sliding_window": None}),
-    "mistral, window": ("mistral", S | {"sliding_window": 4}),
-    "mistral, window, eager": ("mistral", S | {"sliding_window": 4, "attn_implementation": "eager"}),
-    "qwen2": ("qwen2", S),
-    "qwen2, window": ("qwen2", S | MIXED | {"use_sliding_window": True}),
-    "qwen3": ("qwen3", S),
-    "gemma": ("gemma", S),
-    "gemma2": ("gemma2", S | MIXED | {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0}),
-    "gemma3": ("gemma3_text", S | MIXED | {"final_logit_softcapping": 2.0}),
-    "phi": ("phi", S | {"qk_layernorm": True}),
-    "phi3": ("phi3", S | {"sliding_window": 4}),
-    "gpt_neox, parallel": ("gpt_neox", S | {"use_parallel_residual": True}),
-    "gpt_neox, sequential": ("gpt_neox", S | {"use_parallel_residual": False}),
+    "llama": ("llama", SMALL),
+    "llama, tied, biases": ("llama", SMALL | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "llama, eager": ("llama", SMALL | {"attn_implementation": "eager"}),
+    "olmo": ("olmo", SMALL | {"clip_qkv": 1.0, "tie_word_embeddings": True}),
+    "olmo2": ("olmo2", SMALL),
+    "olmo3": ("olmo3", SMALL | MIXED),
+    "mistral": ("mistral", SMALL | {"sliding_window": None}),
+    "mistral, window": ("mistral", SMALL | {"sliding_window": 4}),
+    "mistral, window, eager": ("mistral", SMALL | {"sliding_window": 4, "attn_implementation": "eager"}),
+    "qwen2": ("qwen2", SMALL),
+    "qwen2, window": ("qwen2", SMALL | MIXED | {"use_sliding_window": True}),
+    "qwen3": ("qwen3", SMALL),
+    "gemma": ("gemma", SMALL),
+    "gemma2": ("gemma2", SMALL | MIXED | {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0}),
+    "gemma3": ("gemma3_text", SMALL | MIXED | {"final_logit_softcapping": 2.0}),
+    "phi": ("phi", SMALL | {"qk_layernorm": True}),
+    "phi3": ("phi3", SMALL | {"sliding_window": 4}),
+    "gpt_neox, parallel": ("gpt_neox", SMALL | {"use_parallel_residual": True}),
+    "gpt_neox, sequential": ("gpt_neox", SMALL | {"use_parallel_residual": False}),
     "gpt2": ("gpt2", {"vocab_size": 61, "n_embd": 16, "n_layer": 3, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}),
-    "opt": ("opt", S | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
-    "opt, norm after": ("opt", S | {"ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
+    "opt": ("opt", SMALL | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+    "opt, norm after": ("opt", SMALL | {"ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
 }
 
 

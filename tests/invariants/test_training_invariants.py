@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
+from small import rows
 
-from simu.data.batching import Encoded, collate
+from simu.data.batching import collate
 from simu.gradients import ProcessGroup, Term, backward
 from simu.losses.forget.ascent import Ascent
 from simu.losses.forget.dpo import DPO
@@ -19,17 +20,6 @@ from simu.losses.retain.ce import CE
 from simu.losses.retain.hidden import Hidden
 from simu.losses.retain.kl import KL
 from simu.training import Training, draw, train
-
-
-def rows(n: int, seed: int) -> list[Encoded]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def ids(low: int, high: int) -> tuple[int, ...]:
-        length = int(torch.randint(low, high, (1,), generator=generator))
-        return tuple(torch.randint(1, 97, (length,), generator=generator).tolist())
-
-    return [Encoded(ids(2, 6), ids(1, 9)) for _ in range(n)]
-
 
 FORGET, RETAIN, REFUSALS = rows(16, 1), rows(24, 2), rows(16, 3)
 
