@@ -81,11 +81,11 @@ def unlearn(objective, optimizer, selection, mask, *, dtype=torch.float32, check
         objective,
         FORGET,
         RETAIN,
-        alternatives=REFUSALS,
         settings=settings,
-        pad_id=0,
         checkpoint=checkpoint,
         on_step=on_step,
+        alternatives=REFUSALS,
+        pad_id=0,
     )
     chosen.merge()
     return model, result

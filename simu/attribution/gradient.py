@@ -9,7 +9,8 @@ from torch import nn
 
 from simu.attribution.engine.capture import Position
 from simu.attribution.engine.tail import Objective
-from simu.attribution.exact import Reduction, neuron_attribution
+from simu.attribution.exact import Reduction
+from simu.attribution.integrated import Integrated
 from simu.attribution.samples import Batches
 from simu.data.batches import Tokens
 from simu.fields import KNOB, GiB, between, component
@@ -23,28 +24,27 @@ class Gradient:
 
     m: Annotated[int, between(1, 4096), KNOB] = 1
     """Not read: there is one point, a = β."""
-    objective: Objective = "log_prob"
-    position: Position = "next_token"
-    reduction: Reduction = "signed"
-    tokens: Tokens = "answer"
     batch_size: Annotated[int, between(1, 65536)] = 16
     """Rows of a micro-batch as the caller gives them. Changes scores by rounding alone."""
     max_memory: GiB | None = None
     """For everything; None: what `simu.attribution.plan` says. Changes scores by rounding alone."""
+    objective: Objective = "log_prob"
+    position: Position = "next_token"
+    reduction: Reduction = "signed"
+    tokens: Tokens = "answer"
 
     def __call__(
         self, model: nn.Module, batches: Batches, *, groups: int | None = None, checkpoint: str | Path | None = None
     ) -> NeuronScores:
         """Sums over samples: float32 [L, D], or [G, L, D] with `groups`."""
-        return neuron_attribution(
-            model,
-            batches,
+        end_point = Integrated(
             m=1,
+            path="right",
             objective=self.objective,
             position=self.position,
             reduction=self.reduction,
             tokens=self.tokens,
-            groups=groups,
+            batch_size=self.batch_size,
             max_memory=self.max_memory,
-            checkpoint=checkpoint,
         )
+        return end_point(model, batches, groups=groups, checkpoint=checkpoint)
