@@ -106,7 +106,7 @@ def _lines(content: bytes, path: Path) -> Iterator[Row]:
     for i, line in enumerate(lines[:-1] if lines[-1] == b"" else lines):
         where = f"{path}, row {i + 1}"
         with _named(where):
-            value = json.loads(line)
+            value = json.loads(line.decode())
         yield _row(value, where)
 
 
@@ -114,13 +114,14 @@ def _elements(content: bytes, path: Path) -> Iterator[Row]:
     """The objects of one JSON array, read one by one so that a broken one is named."""
     text, decoder = _decoded(content, str(path)), json.JSONDecoder()
     at, row = _skip(text, text.index("[") + 1), 0
-    while text[at : at + 1] != "]" or row == 0:
+    more = text[at : at + 1] != "]"
+    while more:
         row, where = row + 1, f"{path}, row {row + 1}"
         with _named(where):
             value, at = decoder.raw_decode(text, at)
         yield _row(value, where)
         at = _skip(text, at)
-        if text[at : at + 1] == ",":
+        if more := text[at : at + 1] == ",":
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
             raise UserError(f"{where}: broken JSON, no comma or closing bracket after it")

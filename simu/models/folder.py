@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -76,9 +77,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def read_config(source: str, key: str, revision: str | None = None) -> PretrainedConfig:
-    """The config of a folder or hub repository. Raises UserError unless it is of a dense decoder, unquantised."""
-    if (Path(source) / "adapter_config.json").is_file() and not (Path(source) / "config.json").is_file():
-        raise UserError(f"{key}={source}: an adapter, not a model; allowed is a folder with the adapter merged in")
+    """The config of a folder or hub repository. Raises UserError unless it is of a decoder, unquantised."""
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # of a dozen kinds
@@ -86,7 +85,8 @@ def read_config(source: str, key: str, revision: str | None = None) -> Pretraine
     kind = str(config.model_type)
     if config.is_encoder_decoder:
         raise UserError(f"{key}={source}: {kind} is an encoder-decoder; allowed are decoders (…ForCausalLM)")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    is_encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if is_encoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{key}={source}: {kind} is no causal language model; allowed are decoders (…ForCausalLM)")
     if getattr(config, "quantization_config", None) is not None:
         raise UserError(f"{key}={source}: its weights are quantised; allowed are float32, bfloat16 and float16")

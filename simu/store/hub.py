@@ -46,6 +46,8 @@ def check_model(source: str, key: str, revision: str | None = None) -> None:
     `key` is what the user typed it under: 'model.path'.
     """
     if Path(source).exists():
+        if (Path(source) / "adapter_config.json").exists():
+            raise UserError(f"{key}={source}: an adapter; allowed is a model folder with the adapter merged into it")
         if not any((Path(source) / name).is_file() for name in CONFIGS):
             raise UserError(f"{key}={source}: no config.json there; allowed is a Hugging Face model folder or a hub id")
         return
