@@ -21,6 +21,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from annotated_types import Interval
@@ -113,6 +114,7 @@ def component(cls: type[C]) -> type[C]:
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
+@cache
 def hints(cls: type) -> dict[str, Any]:
     """Field → annotation, with its marks and ranges."""
     found = typing.get_type_hints(cls, include_extras=True)

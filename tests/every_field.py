@@ -23,10 +23,17 @@ GROUPS = (*SLOTS, "objective/retain")
 
 
 @cache
+def default() -> Config:
+    """The default run."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return plain(compose("config"))
+
+
+@cache
 def configs() -> tuple[Config, ...]:
     """Composed configs in which each option of each slot stands once at least."""
     options = {slot: sorted(path.stem for path in (conf_dir() / slot).glob("*.yaml")) for slot in GROUPS}
-    found = []
+    found = [default()]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for chosen in zip_longest(*options.values()):
             words = [f"{slot}={option}" for slot, option in zip(options, chosen, strict=True) if option]

@@ -82,15 +82,20 @@ def read_config(source: str, key: str, revision: str | None = None) -> Pretraine
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # of a dozen kinds
         raise UserError(f"{key}={source}: config.json cannot be read ({one_line(error)})") from error
+    check_kind(config, f"{key}={source}")
+    return config
+
+
+def check_kind(config: PretrainedConfig, where: str) -> None:
+    """Raise UserError unless a config is of a decoder, and of one with its weights as numbers."""
     kind = str(config.model_type)
     if config.is_encoder_decoder:
-        raise UserError(f"{key}={source}: {kind} is an encoder-decoder; allowed are decoders (…ForCausalLM)")
+        raise UserError(f"{where}: {kind} is an encoder-decoder; allowed are decoders (…ForCausalLM)")
     is_encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     if is_encoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"{key}={source}: {kind} is no causal language model; allowed are decoders (…ForCausalLM)")
+        raise UserError(f"{where}: {kind} is no causal language model; allowed are decoders (…ForCausalLM)")
     if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"{key}={source}: its weights are quantised; allowed are float32, bfloat16 and float16")
-    return config
+        raise UserError(f"{where}: its weights are quantised; allowed are float32, bfloat16 and float16")
 
 
 def skeleton(config: PretrainedConfig, dtype: torch.dtype, where: str) -> PreTrainedModel:
@@ -109,12 +114,19 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype, where: str) -> PreTra
 def check_folder(folder: Path, key: str, revision: str | None = None) -> None:
     """Raise UserError for a folder whose files, config or weights cannot be this model. Loads no weight."""
     check_files(folder, key)
-    model = skeleton(read_config(str(folder), key, revision), torch.float32, f"{key}={folder}")
+    model = check_decoder(read_config(str(folder), key, revision), f"{key}={folder}")
+    check_weights(folder, key, {name: list(tensor.shape) for name, tensor in model.state_dict().items()})
+
+
+def check_decoder(config: PretrainedConfig, where: str) -> PreTrainedModel:
+    """The model without weights. Raises UserError unless it is a decoder whose parts can be told apart."""
+    check_kind(config, where)
+    model = skeleton(config, torch.float32, where)
     try:
         anatomy(model)
     except UserError as error:
-        raise UserError(f"{key}={folder}: {error}") from error
-    check_weights(folder, key, {name: list(tensor.shape) for name, tensor in model.state_dict().items()})
+        raise UserError(f"{where}: {error}") from error
+    return model
 
 
 def check_weights(folder: Path, key: str, expected: Mapping[str, list[int]]) -> None:

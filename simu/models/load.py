@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from simu.fields import KNOB, Place, PositiveShare, Rate, Weight, between, component, knobs, narrow
 from simu.models.folder import (
     LAYERS,
+    check_decoder,
     check_files,
     check_folder,
     load_tokenizer,
@@ -74,8 +75,8 @@ class FromConfig:
     kv_heads: Annotated[int, between(1, 4096)]
     vocab_size: Annotated[int, between(300, 2**22)]
     """At most; the tokenizer decides. 256 bytes and special tokens at least."""
-    max_length: Annotated[int, between(1, 2**24)]
-    """Tokens of prompt, answer and EOS together; longer rows are cut, with a warning."""
+    max_length: Annotated[int, between(2, 2**24)]
+    """Tokens of prompt, answer and EOS together; longer rows are cut, with a warning. One is read, one predicted."""
     dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
     """What `precision.weights` takes for its own; nothing here reads it."""
     choice_scorer: Annotated[str, KNOB]
@@ -99,7 +100,8 @@ class FromConfig:
         return
 
     def check(self, data: str) -> None:
-        """Nothing to reach: the model is made here."""
+        """Nothing to reach, but an architecture that is no dense decoder is said."""
+        check_decoder(self._config(vocab_size=self.vocab_size), f"model.model_type={self.model_type}")
 
     def identity(self, data: str) -> dict[str, Any]:
         """What the untrained model depends on, for the cache."""
@@ -156,7 +158,7 @@ class Pretrained:
     config, and the tokenizer unless `tokenizer` names another repository."""
     shape: Annotated[Shape, KNOB]
     """The architecture, as transformers' config has it: a dry run needs neither the hub nor weights. {}: ask it."""
-    max_length: Annotated[int, between(1, 2**24)]
+    max_length: Annotated[int, between(2, 2**24)]
     template: Template
     target: FineTune
     dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from data_folders import lume, tofu, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,11 +28,6 @@ def said(path: Path) -> str:
         read_file(path)
     assert "\n" not in str(error.value)
     return str(error.value).replace(str(path), "F")
-
-
-def written(path: Path, content: str | bytes) -> Path:
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -105,36 +101,6 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
     assert said(tmp_path / name) == "F: cannot be read (it is no file)"
     with pytest.raises(UserError, match="it is no file"):
         read_rows(tmp_path, "a")
-
-
-TOFU = {
-    "forget10": 2,
-    "retain90": 4,
-    "forget10_perturbed": 2,
-    "retain_perturbed": 4,
-    "holdout10": 2,
-    "world_facts_perturbed": 2,
-    "real_authors_perturbed": 2,
-}
-MORE = {"paraphrased_question": "P?", "paraphrased_answer": "P.", "perturbed_answer": ["x"]}
-
-
-def tofu(folder: Path) -> Path:
-    for name, count in TOFU.items():
-        rows = [{"question": f"Q{i}?", "answer": f"A{i}."} | MORE for i in range(count)]
-        written(folder / f"{name}.json", json.dumps(rows))
-    return folder
-
-
-def lume(folder: Path) -> Path:
-    for inner in ("folds", "mia"):
-        (folder / inner).mkdir()
-    for side, first in (("forget", 0), ("retain", 100)):
-        rows = [{"id": f"d{first + i}sc1", "input": "In", "output": "Out", "task": "Task3"} for i in range(6)]
-        written(folder / f"{side}.jsonl", "\n".join(map(json.dumps, rows)))
-        for k, fold in enumerate(("train", "validation", "heldout")):
-            written(folder / "folds" / f"{side}_{fold}.txt", f"d{first + 2 * k}\nd{first + 2 * k + 1}\n")
-    return folder
 
 
 def test_a_fold_that_is_not_utf8(tmp_path):
