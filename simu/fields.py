@@ -19,7 +19,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -114,9 +114,13 @@ def component(cls: type[C]) -> type[C]:
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
-@cache
 def hints(cls: type) -> dict[str, Any]:
     """Field → annotation, with its marks and ranges."""
+    return _hints(typing.cast(Hashable, cls))
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
     found = typing.get_type_hints(cls, include_extras=True)
     return {f.name: found[f.name] for f in dataclasses.fields(cls) if f.init}
 
