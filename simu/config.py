@@ -23,8 +23,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simu import slots
-from simu.fields import KNOB, Seed, alternatives, bare, hints, knobs
-from simu.schema import Schema, check_node, convert, is_protocol, members_of, nearest, of_another_slot, schema_of, shown
+from simu.fields import KNOB, Place, Seed, alternatives, bare, component, hints, knobs
+from simu.schema import (
+    Schema,
+    check_node,
+    convert,
+    fields_of,
+    group_of,
+    is_protocol,
+    members_of,
+    nearest,
+    of_another_slot,
+    schema_of,
+    target_of,
+)
 from simu.types import FieldError, Precision, UserError, require
 
 if TYPE_CHECKING:
@@ -55,7 +67,7 @@ class Method:
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@component
 class RunConfig:
     """One run, whole and checked: the pipeline is a function of this object alone."""
 
@@ -74,7 +86,7 @@ class RunConfig:
     seed: Seed
     device: Annotated[str, KNOB]
     stages: Annotated[tuple[Stage, ...], KNOB]
-    cache_dir: Annotated[str, KNOB]
+    cache_dir: Annotated[Place, KNOB]
     save_model: Annotated[bool, KNOB]
     retain_reference: bool
     dry_run: Annotated[bool, KNOB]
@@ -104,7 +116,6 @@ SLOTS = tuple(name for name, hint in hints(RunConfig).items() if is_protocol(bar
 def check_whole(values: Mapping[str, Any]) -> None:
     """What a type cannot say of the run-level keys. Raises FieldError."""
     require(bool(values["stages"]), "stages", [], f"a list of {', '.join(STAGES)}")
-    require(bool(values["cache_dir"]), "cache_dir", values["cache_dir"], "a folder")
     kind = re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", values["device"])
     require(bool(kind), "device", values["device"], "auto, cpu, mps, cuda or cuda:N")
 
@@ -186,23 +197,21 @@ def build(node: object, path: str, kind: type | None = None) -> Any:
     `path` is the slot as the user types it ('mask'); it prefixes every error. `kind`: the Protocol that the component
     must keep. Raises UserError.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UserError(f"{path}={shown(node)}: allowed is one of the options in conf/{path.replace('.', '/')}/")
-    fields = {str(k): v for k, v in node.items() if k != "_target_"}
-    cls = _locate(str(node["_target_"]), path)
+    target = target_of(node, path)
+    cls = _locate(target, path)
     if kind is not None and (wrong := _not_of(cls, kind)):
-        raise UserError(of_another_slot(node["_target_"], path, wrong))
-    return _construct(cls, fields, path)
+        raise UserError(of_another_slot(target, path, wrong))
+    return _construct(cls, fields_of(typing.cast(Mapping[str, Any], node)), path)
 
 
 def _locate(target: str, path: str) -> type:
     if not target.startswith("simu."):
-        raise UserError(f"{path}._target_={target[:100]}: allowed are components of simu only (simu.…)")
+        raise UserError(f"{path}._target_={target}: allowed are components of simu only (simu.…)")
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}._target_={target[:100]}: no such component ({error})") from error
+        raise UserError(f"{path}._target_={target}: no such component ({error})") from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UserError(f"{path}._target_={target}: not a component (a dataclass)")
     return found
@@ -242,7 +251,6 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     protocol = next((arm for arm in arms if is_protocol(arm)), None)
     if protocol is not None:
         return value if dataclasses.is_dataclass(value) else build(value, path, protocol)
-    nested = next((arm for arm in arms if dataclasses.is_dataclass(arm)), None)
-    if nested is not None and isinstance(value, Mapping):
-        return build(value, path) if "_target_" in value else _construct(typing.cast(type, nested), value, path)
+    if group_of(hint, value, path) is not None:
+        return _construct(next(typing.cast(type, arm) for arm in arms if dataclasses.is_dataclass(arm)), value, path)
     return convert(hint, value, path)

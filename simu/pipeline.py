@@ -14,6 +14,7 @@ import torch
 
 from simu.config import STAGES, RunConfig
 from simu.dryrun import describe
+from simu.fields import limits
 from simu.metrics.metric import row_metrics
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded
@@ -35,19 +36,19 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     """Do the stages in `cfg.stages` and fill the run's folder; the aggregate after unlearning (None: none asked)."""
     record.write()
     splits = read_rows(cfg)
+    if not cfg.dry_run:
+        cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
+    check_sizes(cfg)
     if cfg.dry_run:
         print(describe(cfg, splits))
         record.end("dry run")
         return None
-    cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     if "evaluation" in cfg.stages:
         cfg.evaluator.check()
     group = join()
     main = group is None or bool(group.is_main_process)
     tracker = cfg.tracker.open(folder, record.switches, labels) if main else Silent()
-    context = Context(
-        cache=Cache(Path(cfg.cache_dir).expanduser()), device=device_of(cfg, group), group=group, tracker=tracker
-    )
+    context = Context(cache=Cache(Path(cfg.cache_dir)), device=device_of(cfg, group), group=group, tracker=tracker)
     results = Results(folder, tracker, main)
     try:
         flow(cfg, splits, context, results)
@@ -206,6 +207,17 @@ def read_rows(cfg: RunConfig) -> Splits:
         if not rows:
             raise UserError(f"data={cfg.data.name}: the {name} set is empty; allowed is at least one row")
     return splits
+
+
+def check_sizes(cfg: RunConfig) -> None:
+    """Raise UserError for a number that the model's sizes do not allow, a layer's above all. Loads no weight."""
+    if not (found := list(limits(cfg))):
+        return
+    parts = anatomy(cfg.model.skeleton(cfg.data.name, cfg.precision.dtype))
+    sizes = {"last layer": parts.n_layers - 1, "width": parts.d_model}
+    for key, number, most in found:
+        if number > (size := sizes[most.size]):
+            raise UserError(f"{key}={number}: allowed is x ≤ {size}, the {most.size} of {cfg.model.name}")
 
 
 def target_rows(cfg: RunConfig, splits: Splits, retain_only: bool = False) -> tuple[Any, ...]:

@@ -37,8 +37,11 @@ def register(conf: Path) -> None:
 def read(conf: Path) -> Iterator[tuple[str, str, str, Node]]:
     """(preset, slot, option, values) of every file in conf/preset/."""
     for path in sorted((conf / "preset").glob("*.yaml")):
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(loaded, dict) or not set(loaded) <= set(SLOTS):
+        try:
+            loaded = yaml.safe_load(path.read_bytes())
+        except (yaml.YAMLError, UnicodeError) as error:
+            raise UserError(f"{path}: broken YAML ({' '.join(str(error).split())[:200]})") from error
+        if not isinstance(loaded, dict) or not all(k in SLOTS and isinstance(v, dict) for k, v in loaded.items()):
             raise UserError(f"{path}: allowed are the slots {', '.join(SLOTS)}, each with its options")
         for slot, options in loaded.items():
             for option, values in options.items():

@@ -22,7 +22,7 @@ from simu import fields as field_types
 from simu import types as nouns
 from simu.fields import alternatives, bare, hints, in_range, readable
 from simu.store.code import source_of, where_is
-from simu.types import UserError
+from simu.types import UserError, shown
 
 LIGHT = {**vars(typing), **vars(field_types), **vars(nouns)}
 """Names that an annotation may use without an import of anything heavy."""
@@ -47,7 +47,7 @@ class Schema:
         prefix = f"{path}." if path else ""
         for name in values:
             if name not in self.hints:
-                raise UserError(f"{prefix}{name}: {self.name} has no such field{nearest(name, self.hints)}")
+                raise UserError(f"{prefix}{label(name)}: {self.name} has no such field{nearest(name, self.hints)}")
         for name in self.hints:
             if name in self.required and name not in values:
                 raise UserError(f"{prefix}{name}: missing; {self.name} needs it")
@@ -61,34 +61,60 @@ class Schema:
 
 def check_value(hint: Any, value: Any, path: str) -> None:
     """Check one value of a composed config, nested components by their own source."""
-    if isinstance(value, Mapping) and "_target_" in value:
-        check_node(value, path)
-        return
-    arms = alternatives(hint)
-    nested = next((schema for arm in arms if (schema := schema_of(bare(arm))) is not None), None)
-    if nested is not None and isinstance(value, Mapping):
+    arms = [bare(arm) for arm in alternatives(hint)]
+    if (nested := group_of(hint, value, path)) is not None:
         nested.check(value, path)
-    elif not any(isinstance(arm, Unknown) or is_protocol(arm) for arm in map(bare, arms)):
+    elif protocol := next((arm for arm in arms if is_protocol(arm)), None):
+        check_node(value, path, protocol)
+    elif not any(isinstance(arm, Unknown) for arm in arms):
         convert(hint, value, path)
 
 
 def check_node(node: Any, path: str, kind: type | None = None) -> None:
     """Check the plain values of a node with a `_target_` in simu, by the source of its component; with `kind`, also
     that it has what this Protocol asks for."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UserError(f"{path}={node!r}: allowed is one of the options in conf/{path.replace('.', '/')}/")
-    module, _, name = str(node["_target_"]).rpartition(".")
+    target = target_of(node, path)
+    module, _, name = target.rpartition(".")
     schema = from_source(module, name)
     if schema is not None:  # else what is wrong with the target is said when it is built
         if kind is not None and (lacking := sorted(members_of(kind) - schema.members)):
-            raise UserError(of_another_slot(node["_target_"], path, f"it has no {lacking[0]}"))
-        schema.check({str(k): v for k, v in node.items() if k != "_target_"}, path)
+            raise UserError(of_another_slot(target, path, f"it has no {lacking[0]}"))
+        schema.check(fields_of(node), path)
 
 
-def of_another_slot(target: Any, path: str, why: str) -> str:
+def target_of(node: Any, path: str) -> str:
+    """`_target_` of a component's node. Raises UserError where there is none, or none of simu."""
+    options = f"allowed is one of the options in conf/{path.replace('.', '/')}/"
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{path}={shown(node)}: {options}")
+    target = node["_target_"]
+    if not isinstance(target, str) or not re.fullmatch(r"[\w.]{1,200}", target):
+        raise UserError(f"{path}._target_={shown(target)}: no component; {options}")
+    return target
+
+
+def fields_of(node: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What a component is made from."""
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
+def group_of(hint: Any, value: Any, path: str) -> Schema | None:
+    """The schema of a field that is a dataclass, as it takes this value; None for a field that is none, or null.
+    Raises UserError for anything but a mapping."""
+    schemas = [schema_of(bare(arm)) for arm in alternatives(hint)]
+    nested = next(filter(None, schemas), None)
+    if nested is None or (value is None and len(schemas) > 1):
+        return None
+    if not isinstance(value, Mapping):
+        keys = ", ".join(f"{path}.{name}" for name in nested.hints)
+        raise UserError(f"{path}={shown(value)}: this is a group; allowed are its keys, {keys}")
+    return nested
+
+
+def of_another_slot(target: str, path: str, why: str) -> str:
     """The message for a component that does not keep its slot's Protocol."""
     options = f"conf/{path.replace('.', '/')}/"
-    return f"{path}._target_={str(target)[:100]}: not for this slot ({why}); allowed is one of the options in {options}"
+    return f"{path}._target_={target}: not for this slot ({why}); allowed is one of the options in {options}"
 
 
 def members_of(protocol: type) -> frozenset[str]:
@@ -190,7 +216,7 @@ def _as(kind: Any, value: Any) -> Any:
         return MISSING if MISSING in made else made
     if origin is dict:
         held = value.items() if isinstance(value, Mapping) else [(None, MISSING)]
-        made_dict = {k: _item(inner[1], v) for k, v in held}
+        made_dict = {k: _item(inner[1], v) if _as(inner[0], k) is not MISSING else MISSING for k, v in held}
         return MISSING if MISSING in made_dict.values() else made_dict
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 2**1000 else MISSING
@@ -198,6 +224,8 @@ def _as(kind: Any, value: Any) -> Any:
         return value if isinstance(value, float) and math.isfinite(value) else MISSING
     if kind in (Any, None):
         return value if kind is Any or value is None else MISSING
+    if kind is str:
+        return value if isinstance(value, str) and is_text(value) else MISSING
     return value if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) else MISSING
 
 
@@ -206,17 +234,19 @@ def _item(hint: Any, value: Any) -> Any:
     return next((found for arm, found in arms if found is not MISSING and in_range(arm, found)), MISSING)
 
 
-def shown(value: object) -> str:
-    """A value in a message: a text of 10,000 letters is cut."""
-    if isinstance(value, int) and abs(value) > 2**256:
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
+def is_text(value: str) -> bool:
+    """Whether files can hold it: no NUL, and no half of a surrogate pair."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def label(name: object) -> str:
+    """A key in a message."""
+    return name if isinstance(name, str) and re.fullmatch(r"[\w./-]{1,100}", name) else shown(name)
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
     """'; did you mean 'x'?' where something near is known, else what is known, as far as a line holds it."""
     names = list(known)
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+    if isinstance(name, str) and (close := difflib.get_close_matches(name[:100], names, n=1, cutoff=0.6)):
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(sorted(names))}" if len(names) <= 30 else "; `--cfg job` prints every key"

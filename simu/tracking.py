@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from simu.fields import between
 
 log = logging.getLogger("simu")
 
@@ -55,7 +57,7 @@ class Wandb:
     entity: str | None
     group: str | None
     """Runs shown together; None: model-data, or the sweep's name."""
-    table_rows: int
+    table_rows: Annotated[int, between(0, 100_000)]
     """Generations sent in the table, at most."""
 
     def open(self, folder: Path, config: Mapping[str, Any], labels: Mapping[str, str]) -> Run:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from simu.data.batching import Encoded, pairing_table
-from simu.fields import KNOB, Count, Number, Positive, Share, between, component, knobs
+from simu.fields import KNOB, Count, Number, Positive, Share, between, component, knobs, narrow
 from simu.gradients import (
     ProcessGroup,
     Term,
@@ -140,7 +140,7 @@ def train(
     if total == 0:
         return TrainingResult(0, False, [])
     group = process_group()
-    torch.manual_seed(seed + group.rank)
+    torch.manual_seed(narrow(seed) + group.rank)
     plan = draw(len(forget), len(retain), settings, seed)[:total]
     terms = terms_of(objective, forget, retain, alternatives)
     digest = trajectory_digest(settings, objective, optimizer, seed, group, terms, fingerprint)

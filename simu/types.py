@@ -40,8 +40,19 @@ class FieldError(ValueError):
     """A field of a component has a value it cannot have. `config.build` prefixes the slot: 'mask.t=1.5: …'."""
 
     def __init__(self, name: str, value: object, allowed: str):
-        super().__init__(f"{name}={value!r}: allowed is {allowed}")
+        super().__init__(f"{name}={shown(value)}: allowed is {allowed}")
         self.name, self.value, self.allowed = name, value, allowed
+
+
+def shown(value: object) -> str:
+    """A value in a message: on one line, and a text of 10,000 letters or a number of 5000 digits is cut."""
+    if isinstance(value, int) and abs(value) > 2**256:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except ValueError:  # a number that long inside a list
+        return f"a {type(value).__name__} with a number of thousands of digits"
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -39,13 +40,21 @@ COMMANDS = (
 )
 
 
+def at_home(word: str) -> str:
+    """`~` as the home folder in the paths that are Hydra's own; simu's say that they are paths (`simu.fields.PATH`)."""
+    found = re.fullmatch(r"(hydra\.(?:run|sweep)\.dir=)(['\"]?)(~[^'\"]*)\2", word)
+    return f'{found[1]}"{os.path.expanduser(found[3])}"' if found else word
+
+
 def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
     """Compose the command line's config, or its sweep's, and run the job on each."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     if not any(word.split("=")[0] in COMMANDS for word in sys.argv[1:]):
         sys.argv.append("--run")  # else Hydra composes the config once more to find that out
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # argparse wants it first
+    sys.argv[1:] = sorted(
+        map(at_home, sys.argv[1:]), key=lambda a: a not in ("-m", "--multirun")
+    )  # argparse wants it first
     if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
         scratch = tempfile.mkdtemp(prefix="simu-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)

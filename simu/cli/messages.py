@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
+import traceback
+from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig
 
 from simu.config import conf_dir, nearest
@@ -24,8 +28,12 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
         return one_line(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file, list(error.options or []))
+    if isinstance(error, yaml.YAMLError | UnicodeError) and (file := _broken_yaml()):
+        return file
+    if (group := _group_by_dot(overrides)) is not None:
+        return group
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _refused(one_line(error), overrides)
+        return _refused(one_line(error), overrides, error.__cause__)
     if str(error).startswith("Config group override must be"):
         return _bad_group_value(overrides)
     if plugin := re.search(r"Unknown plugin class.*hydra_(joblib|submitit|ray)_launcher", str(error)):
@@ -40,6 +48,41 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
         )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename!s}: {error.strerror}; allowed is a folder to write to (hydra.run.dir, cache_dir)"
+    if (words := [o for o in overrides if o.lstrip("+~").startswith("hydra")]) and not _is_ours(error):
+        return f"{' '.join(words)[:200]}: Hydra cannot work with it ({type(error).__name__}: {one_line(error)[:200]})"
+    return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it was raised by code of simu beyond the command line: then it is no fault of Hydra's settings."""
+    here = Path(__file__).parent
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    return any(here.parent in file.parents and here not in file.parents and file.stem != "run" for file in files)
+
+
+def _broken_yaml() -> str | None:
+    """The config file that cannot be read, and where: of the config groups and of --config-dir."""
+    given = re.findall(r"(?:--config-dir|-cd|--config-path|-cp)[= ](\S+)", " ".join(sys.argv))
+    for folder in (conf_dir(), *map(Path, given)):
+        for path in sorted(folder.rglob("*.yaml")):
+            try:
+                yaml.safe_load(path.read_bytes())
+            except yaml.MarkedYAMLError as error:
+                mark = error.problem_mark
+                where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+                return f"{path}{where}: broken YAML ({error.problem})"
+            except (yaml.YAMLError, ValueError) as error:
+                return f"{path}: broken YAML ({one_line(error)[:200]})"
+    return None
+
+
+def _group_by_dot(overrides: list[str]) -> str | None:
+    """hydra.launcher=joblib puts a text where a launcher's settings are."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in ("hydra", "hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging"):
+            slash = key.replace(".", "/") if "." in key else "hydra/launcher"
+            return f"{override}: not a setting but a group; an option is chosen with a slash, as {slash}={value}"
     return None
 
 
@@ -74,9 +117,13 @@ def _bad_group_value(overrides: list[str]) -> str | None:
     return None
 
 
-def _refused(message: str, overrides: list[str]) -> str:
+def _refused(message: str, overrides: list[str], cause: BaseException | None = None) -> str:
     """Hydra's message; for an unknown key, what the chosen option of its slot knows."""
-    message = message.partition(" See https://hydra.cc")[0]
+    message = message.partition(" See https://hydra.cc")[0].replace(
+        ", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ";"
+    )
+    if message.startswith("Error merging override") and cause is not None:
+        message = f"{message.removeprefix('Error merging override ')}: {str(cause).partition(chr(10))[0]}"
     if "LexerNoViableAlt" in message or "no viable alternative" in message:
         return f"{message}; a value with other signs than letters stands in quotes: 'key=\"value\"'"
     if not (found := re.search(r"Could not override '([^']+)'", message)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from simu.fields import narrow
 from simu.types import IGNORE, Batch, Example, Template
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,8 @@ def pairing_table(n_forget: int, n_retain: int, epochs: int, seed: int) -> tuple
     forget = torch.empty(epochs, n_forget, dtype=torch.long)
     retain = torch.empty(epochs, n_forget, dtype=torch.long)
     for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)  # no two (seed, epoch) share a stream
+        # no two (seed, epoch) share a stream
+        generator = torch.Generator().manual_seed(narrow(seed) * 1_000_003 + epoch)
         forget[epoch] = torch.randperm(n_forget, generator=generator)
         retain[epoch] = torch.randint(n_retain, (n_forget,), generator=generator)
     return forget, retain

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from simu.data.rows import Row, file_in, numbered, read_jsonl
-from simu.fields import Count, between, component
+from simu.data.rows import SUFFIXES, Row, file_in, read_file, read_parquet, read_rows, read_text
+from simu.fields import Count, Place, between, component
 from simu.store.hub import check_data_set, unreachable_data_set
 from simu.types import Example, Splits, Template, UserError, require
 
@@ -55,7 +55,7 @@ class Lume:
     """
 
     name: str = "lume"
-    path: str | None = None
+    path: Place | None = None
     """A folder with forget.jsonl and retain.jsonl, folds/ and mia/; or a copy of the hub's repository (data/*.parquet
     and mia_data/); None: the hub, which serves the folds train and validation only."""
     forget: Literal["all", "Task1", "Task2", "Task3"] = "all"
@@ -75,9 +75,9 @@ class Lume:
     mia_set: Literal["public", "fold", "files"] = "fold"
     """public: 150 + 150 documents, members from the train fold. fold: the Task3 documents to forget, against as many of
     other folds, matched by length. files: given by the user."""
-    mia_member_file: str | None = None
+    mia_member_file: Place | None = None
     """JSON Lines with the field `document`; for mia_set=files."""
-    mia_nonmember_file: str | None = None
+    mia_nonmember_file: Place | None = None
 
     def __post_init__(self) -> None:
         last = FOLDS.index(self.fold) if self.fold in FOLDS else 0
@@ -109,7 +109,7 @@ class Lume:
         )
 
     def __call__(self) -> Splits:
-        folder = fetch() if self.path is None else Path(self.path).expanduser()
+        folder = fetch() if self.path is None else Path(self.path)
         whole = {side: read_side(folder, side) for side in ("forget", "retain")}
         name = FOLDS[FOLDS.index(self.fold) - self.forget_offset] if self.forget_offset else self.fold
         fold = {side: in_fold(folder, side, name, rows) for side, rows in whole.items()}
@@ -145,7 +145,7 @@ class Lume:
 
     def _mia_files(self, folder: Path) -> tuple[Path, Path]:
         if self.mia_member_file is not None and self.mia_nonmember_file is not None:
-            return Path(self.mia_member_file).expanduser(), Path(self.mia_nonmember_file).expanduser()
+            return Path(self.mia_member_file), Path(self.mia_nonmember_file)
         inner = "mia_data" if (folder / "mia_data").is_dir() else "mia"
         return file_in(folder, f"{inner}/member.jsonl"), file_in(folder, f"{inner}/nonmember.jsonl")
 
@@ -166,7 +166,7 @@ def read_side(folder: Path, side: str) -> Rows:
     """All rows of one side, every fold. In the hub's layout a row's fold is known from its file alone."""
     if _is_hub_copy(folder):
         return tuple(row for fold in HUB_FOLDS for row in _read_parquet(folder, side, fold))
-    return examples(read_jsonl(file_in(folder, f"{side}.jsonl")))
+    return examples(read_rows(folder, side))
 
 
 def in_fold(folder: Path, side: str, fold: str, rows: Rows) -> Rows:
@@ -181,7 +181,7 @@ def in_fold(folder: Path, side: str, fold: str, rows: Rows) -> Rows:
             )
         return _read_parquet(folder, side, fold)
     path = file_in(folder, f"folds/{side}_{fold}.txt")
-    wanted = {line for line in path.read_text(encoding="utf-8").splitlines() if line}
+    wanted = {line for line in read_text(path).splitlines() if line}
     unknown = wanted - {document_id(r.id) for r in rows}
     if unknown or not wanted:
         raise UserError(
@@ -191,16 +191,16 @@ def in_fold(folder: Path, side: str, fold: str, rows: Rows) -> Rows:
 
 
 def _is_hub_copy(folder: Path) -> bool:
-    return not (folder / "forget.jsonl").is_file() and any(folder.glob("data/forget_*.parquet"))
+    return not any((folder / f"forget{suffix}").exists() for suffix in SUFFIXES) and any(
+        folder.glob("data/forget_*.parquet")
+    )
 
 
 def _read_parquet(folder: Path, side: str, fold: str) -> Rows:
-    import pyarrow.parquet as parquet
-
     files = sorted(folder.glob(f"data/{side}_{fold}-*.parquet"))
     if not files:
         raise UserError(f"data.path={folder}: no data/{side}_{fold}-*.parquet there")
-    return examples([row for f in files for row in numbered(parquet.read_table(f).to_pylist(), str(f))])
+    return examples([row for f in files for row in read_parquet(f)])
 
 
 def examples(rows: Sequence[Row]) -> Rows:
@@ -242,7 +242,7 @@ def documents(path: Path) -> list[tuple[str, str]]:
     """(id, document) of a membership file; the row number where it gives no id. An id may stand there once only:
     by it a row finds its score under another model."""
     found: dict[str, str] = {}
-    for i, row in enumerate(read_jsonl(path)):
+    for i, row in enumerate(read_file(path)):
         given = row.cells.get("id")
         name = str(i if given is None else given)
         if name in found:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from simu.fields import narrow
 from simu.types import Example
 
 REFUSALS = (
@@ -31,5 +32,6 @@ REFUSALS = (
 
 def refusals(examples: Sequence[Example], seed: int = 0) -> list[Example]:
     """The examples with a refusal, drawn for each with `seed`, as the answer."""
-    drawn = torch.randint(len(REFUSALS), (len(examples),), generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(narrow(seed))
+    drawn = torch.randint(len(REFUSALS), (len(examples),), generator=generator).tolist()
     return [replace(example, answer=REFUSALS[i]) for example, i in zip(examples, drawn, strict=True)]

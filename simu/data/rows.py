@@ -1,4 +1,4 @@
-"""Rows from JSON Lines, Parquet or the hub, checked field by field: a bad row is an error that names file and row; and
+"""Rows from JSON, Parquet or the hub, checked field by field: a bad row is an error that names file and row; and
 a digest of what rows say.
 
 Nothing is dropped, and nothing is converted: `datasets` would load a column of mixed types silently.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,37 +55,123 @@ def _show(value: object) -> str:
     return "null" if value is None else f"{type(value).__name__} {value!r}"[:60]
 
 
-def read_jsonl(path: Path) -> list[Row]:
-    """Every line of a UTF-8 JSON Lines file. Raises UserError naming the line that is not a JSON object."""
+SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+def read_rows(folder: Path, stem: str) -> list[Row]:
+    """The rows of STEM.jsonl, .json or .parquet in a folder. Raises UserError where there is none, or more than one."""
+    names = [f"{stem}{suffix}" for suffix in SUFFIXES]
+    there = [name for name in names if (folder / name).exists()]
+    if len(there) > 1:
+        raise UserError(f"data.path={folder}: {' and '.join(there)} are both there; allowed is one of them")
+    return read_file(file_in(folder, (there or names)[0]))
+
+
+def read_file(path: Path) -> list[Row]:
+    """The rows of a file: Parquet by its name, else JSON Lines or one JSON array, by its content."""
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    content = read_bytes(path)
+    rows = list(_elements(content, path) if content.lstrip()[:1] == b"[" else _lines(content, path))
+    if not rows:
+        raise UserError(f"{path}: the file is empty")
+    return rows
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file without its byte order mark. Raises UserError where it cannot be read, or is none (a pipe)."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: cannot be read (it is no file)")
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if lines[-1] == b"":
-        lines.pop()
-    if not lines:
-        raise UserError(f"{path}: the file is empty")
-    return [
-        Row(where, _object(line, where)) for line, where in ((t, f"{path}, row {i + 1}") for i, t in enumerate(lines))
-    ]
 
 
-def _object(line: bytes, where: str) -> dict[str, object]:
+def read_text(path: Path) -> str:
+    """As `read_bytes`, for what is UTF-8."""
+    return _decoded(read_bytes(path), str(path))
+
+
+def _decoded(content: bytes, where: str) -> str:
     try:
-        value = json.loads(line)
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 (byte {error.start})") from error
+
+
+def _lines(content: bytes, path: Path) -> Iterator[Row]:
+    """A JSON object a line."""
+    lines = content.split(b"\n")
+    for i, line in enumerate(lines[:-1] if lines[-1] == b"" else lines):
+        where = f"{path}, row {i + 1}"
+        with _named(where):
+            value = json.loads(line.decode())
+        yield _row(value, where)
+
+
+def _elements(content: bytes, path: Path) -> Iterator[Row]:
+    """The objects of one JSON array, read one by one so that a broken one is named."""
+    text, decoder = _decoded(content, str(path)), json.JSONDecoder()
+    at, row = _skip(text, text.index("[") + 1), 0
+    more = text[at : at + 1] != "]"
+    while more:
+        row, where = row + 1, f"{path}, row {row + 1}"
+        with _named(where):
+            value, at = decoder.raw_decode(text, at)
+        yield _row(value, where)
+        at = _skip(text, at)
+        if more := text[at : at + 1] == ",":
+            at = _skip(text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise UserError(f"{where}: broken JSON, no comma or closing bracket after it")
+    if text[at + 1 :].strip():
+        raise UserError(f"{path}: broken JSON, more stands after the closing bracket")
+
+
+def _skip(text: str, at: int) -> int:
+    """The next place that is no white space."""
+    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
+        at += 1
+    return at
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What reading JSON raises, as UserError with the row."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: broken JSON, {error.msg} at column {error.colno}") from error
+    except ValueError as error:  # Python reads no whole number of more than 4300 digits
+        raise UserError(f"{where}: holds a number of thousands of digits, which is no number to read") from error
     except RecursionError as error:
         raise UserError(f"{where}: JSON nested too deep") from error
+
+
+def _row(value: object, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{where}: a JSON object is needed, is {_show(value)}")
-    return value
+    return Row(where, value)
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """The rows of a Parquet file. Raises UserError for one that is not whole."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: cannot be read (it is no file)")
+    try:
+        return numbered(pyarrow.parquet.read_table(path).to_pylist(), str(path))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: no whole Parquet file ({' '.join(str(error).split())[:200]})") from error
 
 
 def numbered(cells: Iterable[Mapping[str, object]], name: str) -> list[Row]:
-    """Rows of something that is not a JSON Lines file: a hub configuration, a Parquet file."""
+    """Rows of something that is no JSON file: a hub configuration, a Parquet file."""
     return [Row(f"{name}, row {i + 1}", c) for i, c in enumerate(cells)]
 
 
@@ -93,7 +180,7 @@ def file_in(folder: Path, name: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"data.path={folder}: no such folder; allowed is one that holds {name}, or null for the hub")
     path = folder / name
-    if not path.is_file():
+    if not path.exists():
         near = path.parent if path.parent.is_dir() else folder
         held = sorted(p.name + "/" * p.is_dir() for p in near.iterdir() if not p.name.startswith("."))
         shown = ", ".join(held[:12]) + (f" and {len(held) - 12} more" if len(held) > 12 else "")

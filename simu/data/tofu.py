@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from simu.data.rows import Percent, Row, file_in, numbered, read_jsonl
-from simu.fields import Count, between, component
+from simu.data.rows import Percent, Row, numbered, read_rows
+from simu.fields import Count, Place, between, component
 from simu.store.hub import check_data_set, unreachable_data_set
 from simu.types import Example, Splits, UserError, require
 
@@ -32,8 +32,8 @@ class Tofu:
     """
 
     name: str = "tofu"
-    path: str | None = None
-    """A folder with one JSON Lines file a hub configuration (forget10.jsonl, …); None: the hub's locuslab/TOFU."""
+    path: Place | None = None
+    """A folder with one file a hub configuration (forget10.jsonl, .json or .parquet, …); None: the hub."""
     forget: Percent = "10"
     """Percent of the authors to forget: 40, 200 or 400 rows."""
     forget_offset: Annotated[int, between(0, 89)] = 0
@@ -80,7 +80,7 @@ class Tofu:
     def _read(self, configuration: str) -> list[Row]:
         if self.path is None:
             return read_hub(configuration)
-        return read_jsonl(file_in(Path(self.path).expanduser(), f"{configuration}.jsonl"))
+        return read_rows(Path(self.path), configuration)
 
 
 def read_hub(configuration: str) -> list[Row]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from simu.data.batching import Encoded
 from simu.evaluation.choice import Similarities, check_embedding, embedding_similarities
 from simu.evaluation.rows import Row, Scorer, add_means, all_there, reference_scores, rows_of
-from simu.fields import Count, PositiveShare, Seed, above, between, component
+from simu.fields import Count, Place, PositiveShare, Seed, above, between, component
 from simu.inference.engine import Inference, Pair, Settings
 from simu.inference.generate import Generation
 from simu.inference.gradient import gradient_norms
@@ -58,7 +58,7 @@ class TofuEvaluator:
     strict: bool = False
     compat: Literal["none", "soul", "open_unlearning"] = "none"
     choice_scorer: ChoiceScorer = "rouge_l"
-    embedding_model: str = "sentence-transformers/paraphrase-MiniLM-L6-v2"
+    embedding_model: Place = "sentence-transformers/paraphrase-MiniLM-L6-v2"
     truth_ratio: bool = True
     attacks: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
     mia_k: PositiveShare = 0.2

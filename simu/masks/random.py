@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simu.fields import Seed, Share, component
+from simu.fields import Seed, Share, component, narrow
 from simu.masks.critical import critical_neurons
 from simu.masks.needed import needed
 from simu.types import NeuronMask, Scores
@@ -15,7 +15,7 @@ from simu.types import NeuronMask, Scores
 
 def random_neurons(counts: Tensor, width: int, seed: int) -> NeuronMask:
     """BoolTensor [L, width] with counts[l] neurons in layer l, drawn uniformly without replacement from `seed`."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(narrow(seed))
     mask = torch.zeros(len(counts), width, dtype=torch.bool)
     for layer, n in enumerate(counts.tolist()):
         mask[layer, torch.randperm(width, generator=generator)[:n]] = True

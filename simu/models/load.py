@@ -12,7 +12,6 @@ from tokenizers import models as tokenizer_models
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,14 +19,28 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from simu.fields import KNOB, PositiveShare, Rate, Weight, between, component, knobs
+from simu.fields import KNOB, Place, PositiveShare, Rate, Weight, between, component, knobs, narrow
+from simu.models.folder import (
+    LAYERS,
+    check_decoder,
+    check_files,
+    check_folder,
+    load_tokenizer,
+    load_weights,
+    one_line,
+    read_config,
+    read_files,
+    skeleton,
+)
 from simu.store.files import digest, file_digest
-from simu.store.hub import check_model, expanded
-from simu.types import Template, UserError, require
+from simu.store.hub import check_model, snapshot
+from simu.types import Template, UserError, require, shown
 
 transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a file
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Shape = dict[str, bool | Annotated[int, between(0, 2**31)] | Annotated[float, between(0, 1e12)] | str | None]
+"""A transformers config: field → value."""
 
 
 @component
@@ -57,13 +70,13 @@ class FromConfig:
     """A transformers architecture: llama, olmo, mistral, qwen2 …"""
     hidden_size: Annotated[int, between(1, 65536)]
     intermediate_size: Annotated[int, between(1, 2**20)]
-    layers: Annotated[int, between(1, 4096)]
+    layers: Annotated[int, between(1, LAYERS)]
     heads: Annotated[int, between(1, 4096)]
     kv_heads: Annotated[int, between(1, 4096)]
     vocab_size: Annotated[int, between(300, 2**22)]
     """At most; the tokenizer decides. 256 bytes and special tokens at least."""
-    max_length: Annotated[int, between(1, 2**24)]
-    """Tokens of prompt, answer and EOS together; longer rows are cut, with a warning."""
+    max_length: Annotated[int, between(2, 2**24)]
+    """Tokens of prompt, answer and EOS together; longer rows are cut, with a warning. One is read, one predicted."""
     dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
     """What `precision.weights` takes for its own; nothing here reads it."""
     choice_scorer: Annotated[str, KNOB]
@@ -87,7 +100,8 @@ class FromConfig:
         return
 
     def check(self, data: str) -> None:
-        """Nothing to reach: the model is made here."""
+        """Nothing to reach, but an architecture that is no dense decoder is said."""
+        check_decoder(self._config(vocab_size=self.vocab_size), f"model.model_type={self.model_type}")
 
     def identity(self, data: str) -> dict[str, Any]:
         """What the untrained model depends on, for the cache."""
@@ -99,12 +113,13 @@ class FromConfig:
         tokenizer = train_tokenizer(texts, self.vocab_size)
         special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         config = self._config(vocab_size=len(tokenizer), **special)
-        torch.manual_seed(seed)
+        torch.manual_seed(narrow(seed))
         return AutoModelForCausalLM.from_config(config).to(dtype).eval(), tokenizer
 
     def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
         """The model without weights, on the meta device."""
-        return _skeleton(self._config(vocab_size=self.vocab_size), dtype)
+        config = self._config(vocab_size=self.vocab_size)
+        return skeleton(config, dtype, f"model.model_type={self.model_type}")
 
     def _config(self, **more: Any) -> PretrainedConfig:
         try:
@@ -118,8 +133,8 @@ class FromConfig:
                 max_position_embeddings=self.max_length,
                 **more,
             )
-        except (ValueError, KeyError) as error:
-            raise UserError(f"model.model_type={self.model_type}: {' '.join(str(error).split())[:200]}") from error
+        except Exception as error:  # of a dozen kinds
+            raise UserError(f"model.model_type={shown(self.model_type)}: {one_line(error)}") from error
 
 
 @component
@@ -130,20 +145,20 @@ class Pretrained:
     """
 
     name: Annotated[str, KNOB]
-    path: str
+    path: Place
     """Hub id or local folder of the base model; also of a ready target, with `is_target`."""
     is_target: bool
     """`path` has memorised the data set already: no fine-tuning."""
-    targets: dict[str, str]
+    targets: dict[str, Place]
     """Published targets: data set name → hub id or folder."""
-    tokenizer: str | None
+    tokenizer: Place | None
     """Hub id or folder where it is not beside the weights."""
     revision: str | None
     """Branch, tag or commit of the hub repository that the weights are from, for all that is read of it: weights,
     config, and the tokenizer unless `tokenizer` names another repository."""
-    shape: Annotated[dict[str, Any], KNOB]
+    shape: Annotated[Shape, KNOB]
     """The architecture, as transformers' config has it: a dry run needs neither the hub nor weights. {}: ask it."""
-    max_length: Annotated[int, between(1, 2**24)]
+    max_length: Annotated[int, between(2, 2**24)]
     template: Template
     target: FineTune
     dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
@@ -158,21 +173,30 @@ class Pretrained:
 
     def published(self, data: str) -> str | None:
         """The ready target for this data set, or None: then the target stage fine-tunes the base model."""
-        source = self.path if self.is_target else self.targets.get(data)
-        return None if source is None else expanded(source)
+        return self.path if self.is_target else self.targets.get(data)
 
     def check(self, data: str) -> None:
         """Before any stage: raises UserError where the weights or the tokenizer are out of reach."""
-        source, tokenizer = self.source(data), self._tokenizer(data)
-        check_model(source, "model.path", self._revision(source, data))
+        source, tokenizer, key = self.source(data), self._tokenizer(data), self._key(data)
+        check_model(source, key, self._revision(source, data))
         if tokenizer != source:
             check_model(tokenizer, "model.tokenizer", self._revision(tokenizer, data))
+        if (folder := snapshot(source, self._revision(source, data))) is not None:
+            check_folder(folder, key)
+        beside = key if tokenizer == source else "model.tokenizer"
+        if (folder := snapshot(tokenizer, self._revision(tokenizer, data))) is not None:
+            check_files(folder, beside)
+            load_tokenizer(str(folder), beside)
 
     def source(self, data: str) -> str:
-        return self.published(data) or expanded(self.path)
+        return self.published(data) or self.path
+
+    def _key(self, data: str) -> str:
+        """What the user typed `source` under."""
+        return f"model.targets.{data}" if not self.is_target and data in self.targets else "model.path"
 
     def _tokenizer(self, data: str) -> str:
-        return self.source(data) if self.tokenizer is None else expanded(self.tokenizer)
+        return self.source(data) if self.tokenizer is None else self.tokenizer
 
     def _revision(self, repository: str, data: str) -> str | None:
         """`revision`, for the repository that it names; a folder has none, and another repository has its own."""
@@ -189,54 +213,49 @@ class Pretrained:
 
     def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
         """The model without weights, on the meta device; its config comes from `path` if a folder, else `shape`."""
-        source = self.source(data)
+        source, key = self.source(data), self._key(data)
         if self.shape and not Path(source).is_dir():
-            return _skeleton(AutoConfig.for_model(**self.shape), dtype)
+            return skeleton(self._shaped(), dtype, "model.shape")
         revision = self._revision(source, data)
-        check_model(source, "model.path", revision)
-        return _skeleton(AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False), dtype)
+        check_model(source, key, revision)
+        return skeleton(read_config(source, key, revision), dtype, f"{key}={source}")
+
+    def _shaped(self) -> PretrainedConfig:
+        try:
+            return AutoConfig.for_model(**dict[str, Any](self.shape))
+        except Exception as error:  # of a dozen kinds
+            raise UserError(f"model.shape={shown(dict(self.shape))}: {one_line(error)}") from error
 
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """The published target for `data`, else the base model, and the tokenizer."""
         self.check(data)
         source, tokenizer = self.source(data), self._tokenizer(data)
-        return load_folder(source, dtype, tokenizer=tokenizer, revision=self._revision(source, data))
-
-
-def _skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        revision = self._revision(source, data)
+        return load_folder(source, dtype, tokenizer=tokenizer, revision=revision, key=self._key(data))
 
 
 def load_folder(
-    source: str | Path, dtype: torch.dtype, tokenizer: str | None = None, revision: str | None = None
+    source: str | Path,
+    dtype: torch.dtype,
+    tokenizer: Place | None = None,
+    revision: str | None = None,
+    key: str = "model.path",
 ) -> Loaded:
-    """A causal language model and tokenizer from a folder or hub id. Raises UserError where weights are missing.
+    """A causal language model and tokenizer from a folder or hub id. Raises UserError where either cannot be had.
 
-    `revision` is of `source`, and of the tokenizer where that is in the same repository.
+    `revision` is of `source`, and of the tokenizer where that is in the same repository. `key` is what the user typed
+    `source` under.
     """
     beside = tokenizer is None or tokenizer == str(source)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            revision=revision,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        made = AutoTokenizer.from_pretrained(
-            source if beside else tokenizer, revision=revision if beside else None, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path={source}: cannot be loaded ({' '.join(str(error).split())[:240]})") from error
-    model, info = loaded
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise UserError(f"model.path={source}: {len(missing)} weights are missing, the first is {missing[0]}")
+    made = load_tokenizer(
+        str(source) if beside else str(tokenizer),
+        key if beside else "model.tokenizer",
+        revision if beside else None,
+    )
+    model = load_weights(str(source), dtype, key, revision)
     if made.pad_token_id is None:
         made.pad_token = made.eos_token  # padding is masked by position, so this cannot hide a real EOS
-    return model.eval(), made
+    return model, made
 
 
 def folder_digest(folder: Path, weights: bool = True) -> str:
@@ -244,9 +263,8 @@ def folder_digest(folder: Path, weights: bool = True) -> str:
 
     Without `weights`: of what a tokenizer is read for, so that one kept beside gigabytes of weights is quick to name.
     """
-    kinds = (".json", ".jinja", ".model", ".tiktoken", ".txt", *((".safetensors",) if weights else ()))
-    found = (*folder.iterdir(), *folder.glob("additional_chat_templates/*"))
-    return digest({str(p.relative_to(folder)): file_digest(p) for p in found if p.suffix in kinds and p.is_file()})
+    found = [p for p in read_files(folder) if weights or p.suffix != ".safetensors"]
+    return digest({str(p.relative_to(folder)): file_digest(p) for p in found if p.is_file()})
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

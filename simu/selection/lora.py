@@ -9,7 +9,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from simu.fields import Seed, between, component
+from simu.fields import AtMost, Seed, between, component, narrow
 from simu.models.anatomy import Anatomy, anatomy, is_conv1d
 from simu.selection.core import Selection
 from simu.selection.parts import check_free, check_mask, freeze, is_low, whole
@@ -38,7 +38,7 @@ class LoraPart:
             fan_in_fan_out=is_conv1d(targets[0][1]),
         )
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(narrow(seed))
             self._tuner = LoraModel(model, config, self.ADAPTER)
         self._layers = {name: model.get_submodule(name) for name, _ in targets}
         for _, parameter in self.named_parameters():
@@ -92,7 +92,7 @@ class Lora:
     adapters alone."""
 
     reads_mask: ClassVar[bool] = True
-    r: Annotated[int, between(1, 4096)] = 8
+    r: Annotated[int, between(1, 65536), AtMost("width")] = 8
     """Rank."""
     alpha: Annotated[int, between(1, 65536)] = 16
     """The adapters' product is scaled by alpha / r."""

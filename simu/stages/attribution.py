@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from simu.attribution.samples import count_samples
 from simu.data.batches import attribution_batches
+from simu.fields import narrow
 from simu.slots import Attribution
 from simu.stages.artifact import Artifact, Context, Setup
 from simu.store.cache import CHECKPOINT
@@ -30,7 +31,7 @@ class Inputs:
 
 def sample(rows: tuple[Example, ...], count: int, seed: int) -> tuple[Example, ...]:
     """`count` of the rows (fewer where there are fewer), drawn with `seed`: the retain side, as large as the forget."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(narrow(seed)))
     return tuple(rows[i] for i in order[:count].tolist())
 
 

@@ -16,11 +16,6 @@ TIMEOUT = 5
 CONFIGS = ("config.json", "tokenizer_config.json")
 
 
-def expanded(source: str) -> str:
-    """`~` and `~name` of a local folder as the home folder; a hub id as it is."""
-    return str(Path(source).expanduser()) if source.startswith("~") else source
-
-
 def offline() -> bool:
     from huggingface_hub import constants
 
@@ -51,12 +46,14 @@ def check_model(source: str, key: str, revision: str | None = None) -> None:
     `key` is what the user typed it under: 'model.path'.
     """
     if Path(source).exists():
+        if (Path(source) / "adapter_config.json").exists():
+            raise UserError(f"{key}={source}: an adapter; allowed is a model folder with the adapter merged into it")
         if not any((Path(source) / name).is_file() for name in CONFIGS):
             raise UserError(f"{key}={source}: no config.json there; allowed is a Hugging Face model folder or a hub id")
         return
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
         raise UserError(f"{key}={source}: no such folder; allowed is a Hugging Face model folder or a hub id")
-    if cached(source, revision):
+    if snapshot(source, revision) is not None:
         return
     instead = f"pass a local folder ({key}=/path/to/folder), or HF_TOKEN for a gated model"
     if offline():
@@ -65,10 +62,14 @@ def check_model(source: str, key: str, revision: str | None = None) -> None:
         raise UserError(f"{key}={source}: the hub does not serve it ({type(error).__name__}); {instead}") from error
 
 
-def cached(repository: str, revision: str | None) -> bool:
+def snapshot(source: str, revision: str | None = None) -> Path | None:
+    """The folder that a source is read from: itself, or its place in the local hub cache; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
-    return any(isinstance(try_to_load_from_cache(repository, name, revision=revision), str) for name in CONFIGS)
+    if Path(source).is_dir():
+        return Path(source)
+    found = (try_to_load_from_cache(source, name, revision=revision) for name in CONFIGS)
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
 def refused(ask: Callable[[Any], object]) -> Exception | None:

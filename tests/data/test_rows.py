@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from simu.data.rows import Row, file_in, read_jsonl
+from simu.data.rows import Row, file_in, read_file
 from simu.types import UserError
 
 
@@ -14,11 +14,11 @@ def write(path, *lines):
 def test_reads_unicode_line_separators_inside_texts(tmp_path):
     """U+2028 may stand unescaped in JSON; it must not cut a row in two as str.splitlines would."""
     path = write(tmp_path / "a.jsonl", '{"q": "naïve\u2028日本 🎉"}', '{"q": "b"}\r', "")
-    assert [r.text("q") for r in read_jsonl(path)] == ["naïve\u2028日本 🎉", "b"]
+    assert [r.text("q") for r in read_file(path)] == ["naïve\u2028日本 🎉", "b"]
 
 
 def test_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
-    assert read_jsonl(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"q": "b"}'))[0].text("q") == "b"
+    assert read_file(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"q": "b"}'))[0].text("q") == "b"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
 def test_broken_line_is_named(tmp_path, line, says):
     path = write(tmp_path / "a.jsonl", '{"q": "a"}', line, '{"q": "c"}')
     with pytest.raises(UserError) as error:
-        read_jsonl(path)
+        read_file(path)
     assert str(error.value).startswith(f"{path}, row 2: ")
     assert says in str(error.value)
     assert "\n" not in str(error.value)
@@ -42,7 +42,7 @@ def test_broken_line_is_named(tmp_path, line, says):
 
 def test_empty_file(tmp_path):
     with pytest.raises(UserError, match="the file is empty"):
-        read_jsonl(write(tmp_path / "a.jsonl", b""))
+        read_file(write(tmp_path / "a.jsonl", b""))
 
 
 @pytest.mark.parametrize(

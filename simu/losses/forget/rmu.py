@@ -3,12 +3,12 @@ hold their place there, it is the published method."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from simu.fields import Positive, Seed, between, component
+from simu.fields import Layer, Positive, Seed, component, narrow
 from simu.losses.hidden_states import block_hidden, row_distance
 from simu.models.reference import Reference
 from simu.slots import Answers, Unit
@@ -17,7 +17,7 @@ from simu.types import Batch, Loss
 
 def steering_vector(size: int, length: float, seed: int) -> Tensor:
     """float32 [size] of that length, its direction drawn from [0, 1)^size: one draw for all positions."""
-    direction = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    direction = torch.rand(size, generator=torch.Generator().manual_seed(narrow(seed)))
     return direction / direction.norm() * length
 
 
@@ -35,7 +35,7 @@ class RMU:
 
     steering_coeff: Positive = 20.0
     """c: length of the vector steered to."""
-    layer: Annotated[int, between(0, 4095)] | None = None
+    layer: Layer | None = None
     """Block, from 0; null: a quarter up the model, the source's 7 of 32."""
     seed: Seed = 0
     """Of the random direction."""

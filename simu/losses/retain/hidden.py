@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from simu.fields import between, component
+from simu.fields import Layer, component
 from simu.losses.hidden_states import block_hidden, row_distance
 from simu.models.forward import labelled
 from simu.models.reference import Reference
@@ -24,7 +24,7 @@ class Hidden:
     Source: Li et al. 2024, https://arxiv.org/abs/2403.03218; open-unlearning's retain_loss_type EMBED_DIFF.
     """
 
-    layer: Annotated[int, between(0, 4095)] | None = None
+    layer: Layer | None = None
     """Block, from 0; null: a quarter up the model."""
 
     unit: ClassVar[Unit] = "row"
