@@ -21,8 +21,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from simu.fields import KNOB, PositiveShare, Rate, Weight, between, component, knobs
+from simu.models.tokenizers import check_tokenizer
 from simu.store.files import digest, file_digest
-from simu.store.hub import check_model, expanded
+from simu.store.hub import check_model, commit, expanded
 from simu.types import Template, UserError, require
 
 transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a file
@@ -162,7 +163,16 @@ class Pretrained:
         return None if source is None else expanded(source)
 
     def check(self, data: str) -> None:
-        """Before any stage: raises UserError where the weights or the tokenizer are out of reach."""
+        """Before any stage: raises UserError where the weights or the tokenizer are out of reach, or do not belong
+        together."""
+        self._reach(data)
+        source, tokenizer = self.source(data), self._tokenizer(data)
+        key = "model.path" if tokenizer == source else "model.tokenizer"
+        config = _read(AutoConfig, source, "model.path", self._revision(source, data))
+        made = _read(AutoTokenizer, tokenizer, key, self._revision(tokenizer, data))
+        check_tokenizer(made, config, f"{key}={tokenizer}")
+
+    def _reach(self, data: str) -> None:
         source, tokenizer = self.source(data), self._tokenizer(data)
         check_model(source, "model.path", self._revision(source, data))
         if tokenizer != source:
@@ -179,12 +189,11 @@ class Pretrained:
         return None if Path(repository).is_dir() or repository != self.source(data) else self.revision
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What weights and tokens depend on, for the cache: of a local folder its content, else hub id and revision."""
+        """What weights and tokens depend on, for the cache: of a local folder its content, else hub id and commit."""
         source, tokenizer = self.source(data), self._tokenizer(data)
         return {
-            "source": folder_digest(Path(source)) if Path(source).is_dir() else source,
-            "revision": self._revision(source, data),
-            "tokenizer": folder_digest(Path(tokenizer), weights=False) if Path(tokenizer).is_dir() else tokenizer,
+            "source": content(source, self._revision(source, data)),
+            "tokenizer": content(tokenizer, self._revision(tokenizer, data), weights=False),
         }
 
     def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -198,7 +207,7 @@ class Pretrained:
 
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """The published target for `data`, else the base model, and the tokenizer."""
-        self.check(data)
+        self._reach(data)
         source, tokenizer = self.source(data), self._tokenizer(data)
         return load_folder(source, dtype, tokenizer=tokenizer, revision=self._revision(source, data))
 
@@ -206,6 +215,15 @@ class Pretrained:
 def _skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def _read(kind: Any, source: str, key: str, revision: str | None) -> Any:
+    """A config or a tokenizer, by itself. Raises UserError that names it."""
+    try:
+        return kind.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:  # of a dozen kinds
+        what = "config" if kind is AutoConfig else "tokenizer"
+        raise UserError(f"{key}={source}: no {what} that can be read ({' '.join(str(error).split())[:240]})") from error
 
 
 def load_folder(
@@ -231,6 +249,8 @@ def load_folder(
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={source}: cannot be loaded ({' '.join(str(error).split())[:240]})") from error
     model, info = loaded
+    where = f"model.path={source}" if beside else f"model.tokenizer={tokenizer}"
+    check_tokenizer(made, model.config, where)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(f"model.path={source}: {len(missing)} weights are missing, the first is {missing[0]}")
@@ -239,13 +259,22 @@ def load_folder(
     return model.eval(), made
 
 
+def content(source: str, revision: str | None = None, weights: bool = True) -> str:
+    """What a folder or hub repository holds, for the cache: a folder by its files (`folder_digest`), a repository by
+    its commit in the local cache, to which branches and tags point in turn."""
+    if Path(source).is_dir():
+        return folder_digest(Path(source), weights)
+    return f"{source}@{commit(source, revision) or revision}"
+
+
 def folder_digest(folder: Path, weights: bool = True) -> str:
     """Of the names and bytes of what a model folder is read for: weights, config, tokenizer, templates.
 
     Without `weights`: of what a tokenizer is read for, so that one kept beside gigabytes of weights is quick to name.
+    A sentence encoder has its parts in folders beside each other (1_Pooling).
     """
     kinds = (".json", ".jinja", ".model", ".tiktoken", ".txt", *((".safetensors",) if weights else ()))
-    found = (*folder.iterdir(), *folder.glob("additional_chat_templates/*"))
+    found = (*folder.iterdir(), *folder.glob("additional_chat_templates/*"), *folder.glob("[0-9]_*/*"))
     return digest({str(p.relative_to(folder)): file_digest(p) for p in found if p.suffix in kinds and p.is_file()})
 
 

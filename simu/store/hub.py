@@ -66,9 +66,15 @@ def check_model(source: str, key: str, revision: str | None = None) -> None:
 
 
 def cached(repository: str, revision: str | None) -> bool:
+    return commit(repository, revision) is not None
+
+
+def commit(repository: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag (None: main) is in the local cache; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    return any(isinstance(try_to_load_from_cache(repository, name, revision=revision), str) for name in CONFIGS)
+    found = (try_to_load_from_cache(repository, name, revision=revision) for name in CONFIGS)
+    return next((Path(path).parent.name for path in found if isinstance(path, str)), None)
 
 
 def refused(ask: Callable[[Any], object]) -> Exception | None:

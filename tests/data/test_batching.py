@@ -14,13 +14,12 @@ from transformers import PreTrainedTokenizerFast
 from simu.data.batching import (
     Encoded,
     collate,
-    continuation_ids,
     encode,
     encode_examples,
     length_buckets,
     pairing_table,
-    prompt_ids,
 )
+from simu.data.encoding import answer_ids, prompt_ids
 from simu.types import IGNORE, Example, Template
 
 CORPUS = [
@@ -130,7 +129,7 @@ def test_seam_never_shifts(tokenizer, template):
     """Training reads exactly the ids that generation starts from, then the answer's own ids, then one EOS."""
     for prompt, answer in ROWS:
         row = encode(tokenizer, template, prompt, answer)
-        asked = prompt_ids(tokenizer, template.render(prompt))
+        asked = prompt_ids(tokenizer, template, prompt)
         read = collate([row], pad_id=tokenizer.pad_token_id)["input_ids"][0].tolist()
         assert read[: len(asked)] == asked == list(row.prompt)
         assert read[len(asked) :] == list(row.answer)
@@ -177,7 +176,7 @@ def test_parts_equal_the_whole_where_a_space_parts_them(tokenizer, name):
 )
 def test_prompt_opens_and_never_closes(name, begins):
     tokenizer = TOKENIZERS[name]
-    ids = prompt_ids(tokenizer, "Who wrote it?")
+    ids = prompt_ids(tokenizer, Template(), "Who wrote it?")
     assert (ids[0] == tokenizer.bos_token_id) is begins
     assert ids[-1] != tokenizer.eos_token_id
     assert ids[int(begins) :] == tokenizer("Who wrote it?", add_special_tokens=False).input_ids
@@ -185,7 +184,7 @@ def test_prompt_opens_and_never_closes(name, begins):
 
 @every_tokenizer
 def test_empty_prompt_is_the_opening_alone(tokenizer):
-    ids = prompt_ids(tokenizer, "")
+    ids = prompt_ids(tokenizer, Template(), "")
     assert ids in ([], [tokenizer.bos_token_id])
 
 
@@ -198,7 +197,7 @@ def test_continuation_reads_on_where_a_newline_merges():
     )
     made = wrap(tokenizer, "bos")
     assert made.tokenize("\nPa") != [*made.tokenize("\n"), "Pa"]
-    assert made.convert_ids_to_tokens(continuation_ids(made, "Pa")) == ["Pa"]
+    assert made.convert_ids_to_tokens(answer_ids(made, Template(separator=""), "Pa")) == ["Pa"]
 
 
 def test_unknown_newline_does_not_swallow_an_unknown_text():
@@ -206,7 +205,7 @@ def test_unknown_newline_does_not_swallow_an_unknown_text():
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.train_from_iterator(["ab :] ab"] * 9, trainers.BpeTrainer(vocab_size=40, special_tokens=SPECIAL))
     made = wrap(tokenizer, "bos")
-    assert continuation_ids(made, "日本") == [made.unk_token_id]
+    assert answer_ids(made, Template(separator=""), "日本") == [made.unk_token_id]
 
 
 def test_answer_with_nothing_in_it_is_eos_alone():
