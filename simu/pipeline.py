@@ -13,8 +13,10 @@ from typing import Any, cast
 import torch
 
 from simu.config import STAGES, RunConfig
+from simu.data.comparing import check_apart
 from simu.dryrun import describe
 from simu.fields import limits
+from simu.inference.slots import context_limit
 from simu.metrics.metric import row_metrics
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded
@@ -206,6 +208,8 @@ def read_rows(cfg: RunConfig) -> Splits:
     for name, rows in (("forget", splits.forget), ("retain", splits.retain)):
         if not rows:
             raise UserError(f"data={cfg.data.name}: the {name} set is empty; allowed is at least one row")
+    for line in check_apart(splits, cfg.data.name, allowed=cfg.data.overlap == "allow"):
+        log.warning("%s", line)
     return splits
 
 
@@ -227,10 +231,16 @@ def target_rows(cfg: RunConfig, splits: Splits, retain_only: bool = False) -> tu
 
 
 def setup_of(cfg: RunConfig, splits: Splits, context: Context) -> Setup:
-    """Template (the data set's own before the model's), length and number formats."""
+    """Template (the data set's own before the model's), length and number formats. Rows are no longer than the model
+    has positions for."""
+    positions = context_limit(cfg.model.skeleton(cfg.data.name, cfg.precision.dtype))
+    if positions is not None and positions < cfg.model.max_length:
+        log.warning(
+            "model.max_length=%d: the model has %d positions, rows are cut to these", cfg.model.max_length, positions
+        )
     return Setup(
         template=splits.template or cfg.model.template,
-        max_length=cfg.model.max_length,
+        max_length=min(cfg.model.max_length, positions or cfg.model.max_length),
         precision=cfg.precision,
         device=context.device.type,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,16 @@ class Results:
         """For provenance.json."""
         self._before: dict[tuple[object, object], object] = {}
 
+    def warn(self, lines: Iterable[str]) -> None:
+        """Say each line once, and note it for provenance.json."""
+        said: list[str] = self.noted.setdefault("warnings", [])
+        for line in lines:
+            if line not in said:
+                said.append(line)
+                log.warning("%s", line)
+
     def save_original(self, evaluation: Evaluation) -> None:
+        self.warn(evaluation.warnings)
         self.metrics |= {f"original/{name}": value for name, value in evaluation.metrics.items()}
         self._before = {(row["split"], row["id"]): row.get("generated") for row in evaluation.rows}
 
@@ -69,6 +78,7 @@ class Results:
 
     def save_evaluation(self, evaluation: Evaluation) -> None:
         """metrics.json and generations.jsonl; a row also has what the original model said (`original`)."""
+        self.warn(evaluation.warnings)
         self.metrics |= evaluation.metrics
         if not self.main:
             return

@@ -132,6 +132,8 @@ class Evaluation:
     """Flat: aggregate, forget/exact_match, forget/n, forget/exact_match/ci_low, …/ci_high, mia/min_k, …"""
     rows: list[dict[str, object]] = field(default_factory=list)
     """generations.jsonl: id, split, prompt, answer, generated, scores."""
+    warnings: list[str] = field(default_factory=list)
+    """What a reader of the figures must know, one line each."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,18 @@ def test_artifacts(finished):
     assert not list(folder.glob(".*.tmp"))
 
 
+def test_what_a_reader_must_know_is_said_and_noted_also_from_the_cache(finished):
+    """SMALL allows 12 tokens, fewer than most answers have."""
+    noted = []
+    for folder in ("first", "again"):
+        done = simu(*SMALL, f"hydra.run.dir={folder}", cwd=finished) if folder == "again" else None
+        warnings = json.loads((finished / folder / "provenance.json").read_text())["warnings"]
+        noted.append([line for line in warnings if "longer than can be generated" in line])
+        assert done is None or done.stdout.count(noted[-1][0]) == 1 or done.stderr.count(noted[-1][0]) == 1
+    assert noted[0] == noted[1]
+    assert re.match(r"\d+ of \d+ answers are longer than can be generated \(evaluator\.max_new_tokens=12,", noted[0][0])
+
+
 def test_saved_model_is_a_plain_folder_that_differs_only_where_it_was_trained(finished):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from simu.data.batching import collate, encode_examples, pad_id, prompt_ids
+from simu.data.batching import collate, encode_examples, pad_id
+from simu.data.encoding import prompt_tokens
 from simu.types import Example, Template
 
 Tokens = Literal["answer", "template"]
@@ -50,8 +51,6 @@ def attribution_batches(
 
 def template_tags(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: str) -> list[int]:
     """For each token of the rendered prompt, 1 where it holds no character of the prompt itself ("[INST]", BOS …)."""
-    text = template.render(prompt)
     start = template.prompt.index("{prompt}")
     end = start + len(prompt)
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return [int(b <= start or a >= end) for a, b in offsets[: len(prompt_ids(tokenizer, text))]]
+    return [int(t.end <= start or t.start >= end) for t in prompt_tokens(tokenizer, template, prompt)]

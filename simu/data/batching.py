@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from simu.data.encoding import answer_ids, prompt_ids
 from simu.fields import narrow
 from simu.types import IGNORE, Batch, Example, Template
 
 log = logging.getLogger(__name__)
-
-ANCHORS = ("\n", ":", "]", "a")  # tried in turn: a tokenizer may merge one of them with what follows
 
 
 @dataclass(frozen=True)
@@ -36,34 +35,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return next((int(i) for i in ids if isinstance(i, int)), 0)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a prompt with the tokenizer's own opening tokens (BOS) and never a closing one."""
-    ids = list(tokenizer(text).input_ids)
-    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
-        ids.pop()
-    return ids
-
-
-def continuation_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of `text` as it stands after other text.
-
-    Some tokenizers put a space before whatever they are given first (SentencePiece; byte level with add_prefix_space).
-    There the text is read behind an anchor that keeps its own tokens, and those are taken off again.
-    """
-
-    def ids(piece: str) -> list[int]:
-        return list(tokenizer(piece, add_special_tokens=False).input_ids)
-
-    opening = tokenizer.tokenize("a")
-    if opening and opening[0].startswith(("▁", "Ġ")):
-        for anchor in ANCHORS:
-            before, both = ids(anchor), ids(anchor + text)
-            # An unknown anchor could be fused with an unknown beginning of the text.
-            if tokenizer.unk_token_id not in before and both[: len(before)] == before:
-                return both[len(before) :]
-    return ids(text)
-
-
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
@@ -77,8 +48,8 @@ def encode(
     Rows longer than `max_length` tokens lose the end of their answer (and EOS), with a warning that names the row; a
     prompt that leaves no room for one answer token loses its beginning.
     """
-    head = prompt_ids(tokenizer, template.render(prompt))
-    tail = [*continuation_ids(tokenizer, template.separator + answer), int(tokenizer.eos_token_id)]
+    head = prompt_ids(tokenizer, template, prompt)
+    tail = [*answer_ids(tokenizer, template, answer), int(tokenizer.eos_token_id)]
     if max_length is not None and len(head) + len(tail) > max_length:
         say_cut(name, len(head) + len(tail), max_length)
         tail = tail[: max(1, max_length - len(head))]

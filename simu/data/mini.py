@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
+from simu.data.comparing import Overlap
 from simu.data.rows import Percent
 from simu.fields import Count, Seed, between, component
 from simu.types import Example, Splits, require
@@ -72,6 +73,8 @@ class Mini:
     """The first N retain rows only."""
     evaluation_rows: Count | None = None
     """The first N rows of every evaluation split only."""
+    overlap: Overlap = "refuse"
+    """Whether rows may stand in two splits that must share none (`simu.data.comparing.APART`)."""
 
     def __post_init__(self) -> None:
         last = self.authors // forget_count(self.authors, self.forget) - 1

@@ -10,7 +10,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from simu.data.encoding import document_ids
 from simu.data.lume import TASKS, kind
+from simu.evaluation.answers import warnings_of
 from simu.evaluation.rows import Row, Scorer, add_means, all_there, reference_scores, rows_of
 from simu.fields import Count, PositiveShare, Seed, Share, above, between, component
 from simu.inference.engine import Inference, Settings
@@ -19,6 +21,7 @@ from simu.metrics.aggregates import mia_final, paper_aggregate, task_aggregate
 from simu.metrics.collect import Figures
 from simu.metrics.metric import row_metrics
 from simu.metrics.overforgetting import distinct_n
+from simu.metrics.text import Tokenizer
 from simu.types import Evaluation, Example, Splits, Template, UserError, require
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class LumeEvaluator:
     """Not a KNOB: texts are the same for any budget, but likelihoods move by what rounding a batch's shape brings."""
     strict: bool = False
     stop_wrong_answers: bool = False
+    tokenizer: Tokenizer = "rouge_score"
     attacks: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
     mia_k: PositiveShare = 0.2
     mmlu: Share | Literal["lm_eval"] | None = None
@@ -90,7 +94,7 @@ class LumeEvaluator:
         measured_mmlu = lm_eval_mmlu(model, tokenizer, self.mmlu_shots) if self.mmlu == "lm_eval" else self.mmlu
         rows = rows_of(splits, SPLITS, is_question=is_question)
         documents = rows_of(splits, (MEMBER, NONMEMBER))
-        scorer = Scorer(metrics=row_metrics(), benchmark=self.benchmark)
+        scorer = Scorer(metrics=row_metrics(), benchmark=self.benchmark, tokenizer=self.tokenizer)
         ids = self._score_texts(ask, scorer, rows)
         self._score_tokens(ask, scorer, rows)
         windowed = self._score_documents(ask, documents, reference)
@@ -104,7 +108,17 @@ class LumeEvaluator:
                 figures.metrics[f"{split}/distinct_{n}"] = distinct_n(ids[split], n)
         self._membership(figures, documents, windowed)
         self._aggregates(figures, measured_mmlu)
-        return Evaluation(metrics=figures.metrics, rows=[row.record() for row in (*rows, *documents)])
+        warnings = warnings_of(
+            tokenizer,
+            template,
+            [*rows, *documents],
+            generated=SPLITS,
+            max_new_tokens=self.max_new_tokens,
+            window=ask.window,
+            words=self.tokenizer,
+        )
+        records = [row.record() for row in (*rows, *documents)]
+        return Evaluation(metrics=figures.metrics, rows=records, warnings=warnings)
 
     def _score_texts(self, ask: Inference, scorer: Scorer, rows: Sequence[Row]) -> dict[str, list[tuple[int, ...]]]:
         """Regurgitation of sc rows, knowledge of qa rows; the generations' token ids by split."""
@@ -130,8 +144,8 @@ class LumeEvaluator:
     def _score_documents(self, ask: Inference, rows: Sequence[Row], reference: object) -> int:
         """Membership scores of whole documents, from the second token on (the first with a tokenizer that adds BOS);
         how many were too long for one window."""
-        texts, names = [row.example.answer for row in rows], [row.example.id for row in rows]
-        found, windowed = ask.documents(texts, names)
+        ids = [document_ids(ask.tokenizer, row.example.answer) for row in rows]
+        found, windowed = ask.documents(ids, [row.example.id for row in rows])
         for row, scores in zip(rows, found, strict=True):
             row.scores |= mia.likelihood_scores(scores, row.example.answer, self.attacks, self.mia_k)
             row.scores["mean_nll"], row.scores["n_tokens"] = scores.mean_nll, len(scores)

@@ -13,6 +13,7 @@ from simu.inference.likelihood import TokenScores
 from simu.metrics.collect import Figures
 from simu.metrics.evidence import TextEvidence, TokenEvidence, row_scores
 from simu.metrics.metric import Metric
+from simu.metrics.text import Tokenizer
 from simu.types import Evaluation, Example, Splits, UserError
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Scorer:
     metrics: Sequence[Metric]
     benchmark: str
     compat: str = "none"
+    tokenizer: Tokenizer = "rouge_score"
+    """Of ROUGE."""
 
     def text(self, row: Row, generation: Generation, partial: bool = False) -> None:
         """Put into `row.scores` what its generated text scores. `partial`: see `simu.metrics.evidence.row_scores`."""
@@ -70,7 +73,7 @@ class Scorer:
 
     def _common(self, row: Row) -> dict[str, Any]:
         of_row = {"split": row.split, "example": row.example, "question": row.question, "short": row.short}
-        return {"benchmark": self.benchmark, "compat": self.compat, **of_row}
+        return {"benchmark": self.benchmark, "compat": self.compat, "tokenizer": self.tokenizer, **of_row}
 
 
 def rows_of(

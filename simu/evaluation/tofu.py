@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.data.batching import Encoded
+from simu.data.comparing import compared
+from simu.data.encoding import joint_ids
+from simu.evaluation.answers import warnings_of
 from simu.evaluation.choice import Similarities, check_embedding, embedding_similarities
 from simu.evaluation.rows import Row, Scorer, add_means, all_there, reference_scores, rows_of
 from simu.fields import Count, Place, PositiveShare, Seed, above, between, component
@@ -25,6 +29,9 @@ from simu.metrics.choice import choice_point, rouge_similarities
 from simu.metrics.collect import Figures
 from simu.metrics.metric import row_metrics
 from simu.metrics.overforgetting import distinct_n
+from simu.metrics.text import Tokenizer
+from simu.models.load import content
+from simu.store.identity import fields
 from simu.types import Evaluation, Splits, Template, require
 
 log = logging.getLogger(__name__)
@@ -57,6 +64,7 @@ class TofuEvaluator:
     """Not a KNOB: texts are the same for any budget, but likelihoods move by what rounding a batch's shape brings."""
     strict: bool = False
     compat: Literal["none", "soul", "open_unlearning"] = "none"
+    tokenizer: Tokenizer = "rouge_score"
     choice_scorer: ChoiceScorer = "rouge_l"
     embedding_model: Place = "sentence-transformers/paraphrase-MiniLM-L6-v2"
     truth_ratio: bool = True
@@ -83,6 +91,15 @@ class TofuEvaluator:
             self.aggregate_em,
             "exact_match where choice_scorer=none",
         )
+
+    def identity(self) -> dict[str, Any]:
+        """For the cache: the sentence encoder by its content."""
+        own = {"embedding_model": content(self.embedding_model)} if self.choice_scorer == "embedding" else {}
+        return {"component": type(self).__name__, **fields(self), **own}
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return (type(self).__module__,)
 
     def check(self) -> None:
         """Before any stage: raises UserError where an extra or the sentence encoder is asked for and cannot be had."""
@@ -117,7 +134,7 @@ class TofuEvaluator:
         if self.choice_scorer == "likelihood":
             self._choose_by_likelihood(rows, tokens)
         elif self.choice_scorer != "none":
-            self._choose_by_text(rows, texts, embed or rouge_similarities)
+            self._choose_by_text(rows, texts, embed or partial(rouge_similarities, tokenizer=self.tokenizer))
         self._score_attacks(ask, rows, reference)
 
         figures = Figures(bootstrap=self.bootstrap, seed=self.bootstrap_seed, confidence=self.confidence)
@@ -132,7 +149,16 @@ class TofuEvaluator:
         parts = [f"forget/{em}", f"forget/{rouge}", f"mia/{self.aggregate_mia}", f"retain/{em}", f"retain/{rouge}"]
         if all_there(figures, "aggregate", parts):
             figures.combine("aggregate", parts, lambda p: paper_aggregate(*p))
-        return Evaluation(metrics=figures.metrics, rows=[row.record() for row in rows])
+        warnings = warnings_of(
+            tokenizer,
+            template,
+            rows,
+            generated=GENERATED,
+            max_new_tokens=self.max_new_tokens,
+            window=ask.window,
+            words=self.tokenizer,
+        )
+        return Evaluation(metrics=figures.metrics, rows=[row.record() for row in rows], warnings=warnings)
 
     # --- what the model is asked, all at once: each unique pair one row of one plan ---------------------------------
 
@@ -173,7 +199,7 @@ class TofuEvaluator:
                 row.scores |= mia.likelihood_scores(scores, answer, self.attacks, self.mia_k, drop_last=drop)
 
     def _scorer(self) -> Scorer:
-        return Scorer(metrics=row_metrics(), benchmark=self.benchmark, compat=self.compat)
+        return Scorer(metrics=row_metrics(), benchmark=self.benchmark, compat=self.compat, tokenizer=self.tokenizer)
 
     def _score_truth(self, rows: Sequence[Row], tokens: Mapping[Pair, TokenScores]) -> None:
         """Truth ratio, and the probability of a short answer among its options."""
@@ -195,7 +221,8 @@ class TofuEvaluator:
     def _choose_by_text(self, rows: Sequence[Row], texts: Mapping[Pair, Generation], similar: Similarities) -> None:
         asked = list(filter(is_choice, rows))
         generated = [texts[choices(row)[0]].text for row in asked]
-        near = similar(generated, [tuple(pair.answer for pair in choices(row)) for row in asked])
+        candidates = [tuple(compared(pair.answer) for pair in choices(row)) for row in asked]
+        near = similar([compared(text) for text in generated], candidates)
         for row, text, found in zip(asked, generated, near, strict=True):
             row.extra["generated_paraphrased"] = text
             row.scores["choice_accuracy"] = choice_point(found, shared=self.compat != "soul")
@@ -234,8 +261,9 @@ class TofuEvaluator:
         by_split: dict[str, list[float]] = {}
         for split in ("forget", "real_authors", "world_facts"):
             asked = [row for row in rows if row.split == split]
-            texts = [whole_text(ask.template, row) for row in asked]
-            found, _ = ask.documents(texts, [row.example.id for row in asked])
+            pairs = [(row.example.prompt, row.example.answer) for row in asked]
+            ids = [joint_ids(ask.tokenizer, ask.template, *pair) for pair in pairs]
+            found, _ = ask.documents(ids, [row.example.id for row in asked])
             by_split[split] = [mia.min_k(scores, self.mia_k) for scores in found]
             for row, score in zip(asked, by_split[split], strict=True):
                 row.scores["mia_soul_compat"] = score
@@ -283,7 +311,3 @@ def options(row: Row, prompt: str) -> list[Pair]:
 def choices(row: Row) -> list[Pair]:
     """What choice_accuracy chooses from: the options under the paraphrased question."""
     return options(row, row.example.paraphrased_prompt or row.example.prompt)
-
-
-def whole_text(template: Template, row: Row) -> str:
-    return template.render(row.example.prompt) + template.separator + row.example.answer

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from simu.data.batching import Encoded, collate, length_buckets
+from simu.data.encoding import text_of
 from simu.inference.drafts import WIDTHS, Row, best_width, settled
 from simu.inference.finished import FinishedBatches
 from simu.inference.modes import device_of, pad_id
@@ -91,7 +92,7 @@ class Engine:
             yield from self._kept(f"single-{n:05d}", left[start : start + SINGLE_ROWS], self._singly)
 
     def decode(self, row: Row) -> str:
-        return str(self.tokenizer.decode(row.ids, skip_special_tokens=True))
+        return text_of(self.tokenizer, row.ids)
 
     def _kept(self, name: str, rows: list[Row], compute: _Compute) -> Iterator[Row]:
         """The rows that are done after `compute(rows)`, or after its result was found there."""

@@ -9,6 +9,7 @@ reference and the loops of a collapsed model.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -142,12 +143,16 @@ def _expected(trust: float, length: int) -> float:
 
 
 def settled(text: str, reference: str) -> bool:
-    """Whether what begins with `text` can no longer equal `reference` up to case and white space.
+    """Whether what begins with `text` can no longer equal `reference` up to case, white space and normal form.
 
-    White space is dropped altogether, as a tokenizer may still take some back; so is a character that is not whole yet.
+    White space is dropped altogether, as a tokenizer may still take some back; so are a character that is not whole
+    yet, and accents at the end, which others may still come before.
     """
-    return not _bare(reference).startswith(_bare(text.rstrip("\ufffd")))
+    begun = _bare(text.rstrip("\ufffd"))
+    while begun and unicodedata.combining(begun[-1]):
+        begun = begun[:-1]
+    return not _bare(reference).startswith(begun)
 
 
 def _bare(text: str) -> str:
-    return "".join(text.lower().split()).casefold()
+    return unicodedata.normalize("NFD", "".join(text.lower().split()).casefold())

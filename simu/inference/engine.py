@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simu.data.batching import Encoded, continuation_ids, encode, prompt_ids
+from simu.data.batching import Encoded, encode
+from simu.data.encoding import answer_ids, prompt_ids
 from simu.inference.generate import Generation, generate
 from simu.inference.likelihood import TokenScores, joined, score, stride, windows
+from simu.inference.slots import context_limit
 from simu.types import Template, UserError
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ class Inference:
 
     @property
     def window(self) -> int | None:
-        return self.max_length or getattr(self.model.config, "max_position_embeddings", None)
+        """Tokens read at once: `max_length`, and no more than the model has positions."""
+        return min(filter(None, (self.max_length, context_limit(self.model))), default=None)
 
     def answers(self, pairs: Iterable[Pair], stop_when_wrong: Collection[Pair] = ()) -> dict[Pair, Generation]:
         """The greedy answer to each unique pair's prompt; the pair's own answer is the draft that the engine verifies.
@@ -99,13 +102,12 @@ class Inference:
                 raise UserError(f"{name}: the model's log-probabilities are not finite; did its training diverge?")
         return found
 
-    def documents(self, texts: Sequence[str], names: Sequence[str]) -> tuple[list[TokenScores], int]:
-        """Token scores of whole texts from their second token on, without EOS, as `model(ids, labels=ids)` scores a
-        document; and how many are longer than the model takes.
+    def documents(self, ids: Sequence[list[int]], names: Sequence[str]) -> tuple[list[TokenScores], int]:
+        """Token scores of whole texts (token ids) from their second token on, without EOS, as `model(ids, labels=ids)`
+        scores a document; and how many are longer than the model takes.
 
         Those are scored in windows (`simu.inference.likelihood.windows`), which a warning says once.
         """
-        ids = [prompt_ids(self.tokenizer, text) for text in texts]
         limit = self.window or max(map(len, ids), default=0)
         if limit == 1:
             raise UserError("model.max_length=1: allowed is 2 and more, to score a document")
@@ -125,7 +127,7 @@ class Inference:
         return [joined([next(found) for _ in parts]) for parts in rows], longer
 
     def _prompt(self, pair: Pair) -> list[int]:
-        ids = prompt_ids(self.tokenizer, self.template.render(pair.prompt))
+        ids = prompt_ids(self.tokenizer, self.template, pair.prompt)
         if not ids:
             raise UserError(f"{pair.name}: an empty prompt, and a tokenizer without BOS: nothing to generate from")
         if self.window is None or len(ids) <= self.window:
@@ -134,5 +136,5 @@ class Inference:
         return ids[-self.window :]
 
     def _draft(self, answer: str) -> list[int]:
-        ids = [*continuation_ids(self.tokenizer, self.template.separator + answer), int(self.tokenizer.eos_token_id)]
+        ids = [*answer_ids(self.tokenizer, self.template, answer), int(self.tokenizer.eos_token_id)]
         return ids[: self.settings.max_new_tokens]

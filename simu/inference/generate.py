@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from simu.data.encoding import text_of
 from simu.inference.decoding import Engine, Work
 from simu.inference.drafts import Row
 from simu.inference.finished import FinishedBatches
@@ -85,7 +86,7 @@ def generate(
     flags = [stop_when_wrong] * len(rows) if isinstance(stop_when_wrong, bool) else list(stop_when_wrong)
     if len(flags) != len(rows) or (any(flags) and references is None):
         raise UserError("stop_when_wrong: needs references, and one bool for all rows or one for each")
-    targets = {r.index: str(tokenizer.decode(r.reference, skip_special_tokens=True)) for r in rows if flags[r.index]}
+    targets = {r.index: text_of(tokenizer, r.reference) for r in rows if flags[r.index]}
     references = [r.reference for r in rows]
     asked = [list(map(list, prompts)), references, max_new_tokens, max_batch_tokens, flags, strict, sorted(eos)]
     engine = Engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simu.metrics.metric import Metric
-from simu.metrics.text import rouge_l_f1
+from simu.metrics.text import Tokenizer, rouge_l_f1
 
 
 def choice_point(similarities: Sequence[float], shared: bool = True) -> float:
@@ -19,9 +19,11 @@ def choice_point(similarities: Sequence[float], shared: bool = True) -> float:
     return 1 / sum(s == best for s in similarities) if shared else 1.0
 
 
-def rouge_similarities(generated: list[str], candidates: list[tuple[str, ...]]) -> list[list[float]]:
+def rouge_similarities(
+    generated: list[str], candidates: list[tuple[str, ...]], tokenizer: Tokenizer = "rouge_score"
+) -> list[list[float]]:
     """ROUGE-L F1 between generation and candidate: offline, no other model."""
-    return [[rouge_l_f1(c, g) for c in options] for g, options in zip(generated, candidates, strict=True)]
+    return [[rouge_l_f1(c, g, tokenizer) for c in options] for g, options in zip(generated, candidates, strict=True)]
 
 
 METRICS = (

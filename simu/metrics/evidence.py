@@ -22,6 +22,8 @@ class RowEvidence:
     """'qa', 'lume'."""
     compat: str = "none"
     """Whose definitions are meant where they differ: none, soul or open_unlearning."""
+    tokenizer: str = "rouge_score"
+    """What ROUGE's words are: see `simu.metrics.text.rouge_tokens`."""
     split: str
     """'forget', 'retain', 'holdout', …"""
     example: Example

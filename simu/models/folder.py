@@ -43,8 +43,8 @@ def one_line(error: Exception, limit: int = 240) -> str:
 
 
 def read_files(folder: Path) -> Iterator[Path]:
-    """The files that a model folder is read for."""
-    found = (*folder.iterdir(), *folder.glob("additional_chat_templates/*"))
+    """The files that a model folder is read for; a sentence encoder has its parts in folders beside (1_Pooling)."""
+    found = (*folder.iterdir(), *folder.glob("additional_chat_templates/*"), *folder.glob("[0-9]_*/*"))
     yield from (path for path in found if path.suffix in KINDS)
 
 

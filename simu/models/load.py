@@ -32,8 +32,9 @@ from simu.models.folder import (
     read_files,
     skeleton,
 )
+from simu.models.tokenizers import check_tokenizer
 from simu.store.files import digest, file_digest
-from simu.store.hub import check_model, snapshot
+from simu.store.hub import check_model, commit, snapshot
 from simu.types import Template, UserError, require, shown
 
 transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a file
@@ -176,17 +177,23 @@ class Pretrained:
         return self.path if self.is_target else self.targets.get(data)
 
     def check(self, data: str) -> None:
-        """Before any stage: raises UserError where the weights or the tokenizer are out of reach."""
+        """Before any stage: raises UserError where weights or tokenizer are out of reach, or do not belong together."""
+        self._reach(data)
         source, tokenizer, key = self.source(data), self._tokenizer(data), self._key(data)
-        check_model(source, key, self._revision(source, data))
-        if tokenizer != source:
-            check_model(tokenizer, "model.tokenizer", self._revision(tokenizer, data))
+        beside = key if tokenizer == source else "model.tokenizer"
         if (folder := snapshot(source, self._revision(source, data))) is not None:
             check_folder(folder, key)
-        beside = key if tokenizer == source else "model.tokenizer"
         if (folder := snapshot(tokenizer, self._revision(tokenizer, data))) is not None:
             check_files(folder, beside)
-            load_tokenizer(str(folder), beside)
+        config = read_config(source, key, self._revision(source, data))
+        made = load_tokenizer(tokenizer, beside, self._revision(tokenizer, data))
+        check_tokenizer(made, config, f"{beside}={tokenizer}")
+
+    def _reach(self, data: str) -> None:
+        source, tokenizer = self.source(data), self._tokenizer(data)
+        check_model(source, self._key(data), self._revision(source, data))
+        if tokenizer != source:
+            check_model(tokenizer, "model.tokenizer", self._revision(tokenizer, data))
 
     def source(self, data: str) -> str:
         return self.published(data) or self.path
@@ -203,12 +210,11 @@ class Pretrained:
         return None if Path(repository).is_dir() or repository != self.source(data) else self.revision
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What weights and tokens depend on, for the cache: of a local folder its content, else hub id and revision."""
+        """What weights and tokens depend on, for the cache: of a local folder its content, else hub id and commit."""
         source, tokenizer = self.source(data), self._tokenizer(data)
         return {
-            "source": folder_digest(Path(source)) if Path(source).is_dir() else source,
-            "revision": self._revision(source, data),
-            "tokenizer": folder_digest(Path(tokenizer), weights=False) if Path(tokenizer).is_dir() else tokenizer,
+            "source": content(source, self._revision(source, data)),
+            "tokenizer": content(tokenizer, self._revision(tokenizer, data), weights=False),
         }
 
     def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -228,7 +234,7 @@ class Pretrained:
 
     def load(self, data: str, texts: Iterable[str], seed: int, dtype: torch.dtype) -> Loaded:
         """The published target for `data`, else the base model, and the tokenizer."""
-        self.check(data)
+        self._reach(data)
         source, tokenizer = self.source(data), self._tokenizer(data)
         revision = self._revision(source, data)
         return load_folder(source, dtype, tokenizer=tokenizer, revision=revision, key=self._key(data))
@@ -253,15 +259,25 @@ def load_folder(
         revision if beside else None,
     )
     model = load_weights(str(source), dtype, key, revision)
+    check_tokenizer(made, model.config, f"model.path={source}" if beside else f"model.tokenizer={tokenizer}")
     if made.pad_token_id is None:
         made.pad_token = made.eos_token  # padding is masked by position, so this cannot hide a real EOS
     return model, made
+
+
+def content(source: str, revision: str | None = None, weights: bool = True) -> str:
+    """What a folder or hub repository holds, for the cache: a folder by its files (`folder_digest`), a repository by
+    its commit in the local cache, to which branches and tags point in turn."""
+    if Path(source).is_dir():
+        return folder_digest(Path(source), weights)
+    return f"{source}@{commit(source, revision) or revision}"
 
 
 def folder_digest(folder: Path, weights: bool = True) -> str:
     """Of the names and bytes of what a model folder is read for: weights, config, tokenizer, templates.
 
     Without `weights`: of what a tokenizer is read for, so that one kept beside gigabytes of weights is quick to name.
+    A sentence encoder has its parts in folders beside each other (1_Pooling).
     """
     found = [p for p in read_files(folder) if weights or p.suffix != ".safetensors"]
     return digest({str(p.relative_to(folder)): file_digest(p) for p in found if p.is_file()})

@@ -33,7 +33,7 @@ class Inputs:
 
 
 def compute(inputs: Inputs, folder: Path, context: Context) -> None:
-    """folder/metrics.json and generations.jsonl."""
+    """folder/metrics.json, generations.jsonl and warnings.json."""
     model, tokenizer = inputs.model.load()
     result = inputs.evaluator(
         model,
@@ -46,8 +46,9 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     )
     write_json(folder / "metrics.json", result.metrics)
     write_json_lines(folder / "generations.jsonl", result.rows)
+    write_json(folder / "warnings.json", result.warnings)
 
 
 def load(inputs: Inputs, folder: Path, context: Context) -> Evaluation:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return Evaluation(metrics=metrics, rows=read_json_lines(folder / "generations.jsonl"))
+    metrics, warnings = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "warnings"))
+    return Evaluation(metrics=metrics, rows=read_json_lines(folder / "generations.jsonl"), warnings=warnings)

@@ -72,6 +72,11 @@ def snapshot(source: str, revision: str | None = None) -> Path | None:
     return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
+def commit(repository: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag (None: main) is in the local cache; None where it is not there."""
+    return None if (folder := snapshot(repository, revision)) is None else folder.name
+
+
 def refused(ask: Callable[[Any], object]) -> Exception | None:
     """What the client raised: a dozen kinds, each of which means the same to the user."""
     from huggingface_hub import HfApi

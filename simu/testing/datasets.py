@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from simu.data.comparing import row_key
 from simu.slots import Data
 from simu.testing.contract import Check, of, run_checks
 from simu.types import Example, Splits
@@ -31,8 +32,8 @@ def check_data(data: Data, *, expected_failed_checks: Mapping[str, str] | None =
 
 
 def has_the_common_keys(given: Given) -> None:
-    """name, path and forget, so that presets and sweeps compose over any data set."""
-    for key in ("name", "path", "forget"):
+    """name, path, forget and overlap, so that presets and sweeps compose over any data set."""
+    for key in ("name", "path", "forget", "overlap"):
         assert hasattr(given.data, key), f"has no field {key!r}; sweeps set data.{key} for any data set"
 
 
@@ -62,9 +63,9 @@ def taught(splits: Splits) -> tuple[Example, ...]:
 def keeps_forget_and_retain_apart(given: Given) -> None:
     """No row is both forgotten and retained, by id or by what it says."""
     splits = given()
-    retained = {key: row for row in splits.retain for key in (("id", row.id), (row.prompt, row.answer))}
+    retained = {key: row for row in splits.retain for key in (("id", row.id), row_key(row))}
     for row in splits.forget:
-        other = retained.get(("id", row.id)) or retained.get((row.prompt, row.answer))
+        other = retained.get(("id", row.id)) or retained.get(row_key(row))
         assert other is None, f"forget row {row.id!r} is retained, too, as {other.id!r}; leave it out of one"
 
 
@@ -91,10 +92,10 @@ def evaluates_what_it_teaches(given: Given) -> None:
 def holds_out_what_it_does_not_teach(given: Given) -> None:
     """Rows of holdout and mia_nonmember are not taught: they are what membership is measured against."""
     splits = given()
-    ids, texts = ({key(row) for row in taught(splits)} for key in (lambda r: r.id, lambda r: (r.prompt, r.answer)))
+    ids, texts = {row.id for row in taught(splits)}, {row_key(row) for row in taught(splits)}
     for split in UNTAUGHT:
         for row in splits.evaluation.get(split, ()):
-            known = row.id in ids or (row.prompt, row.answer) in texts
+            known = row.id in ids or row_key(row) in texts
             assert not known, f"row {row.id!r} of {split} is taught, too: it is no non-member"
 
 

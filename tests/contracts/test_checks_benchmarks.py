@@ -29,6 +29,7 @@ class Right:
     name: str = "right"
     path: None = None
     forget: str = "all"
+    overlap: str = "refuse"
 
     def __call__(self) -> Splits:
         forget, retain, held = rows("forget", 2), rows("retain", 3), rows("holdout", 2)

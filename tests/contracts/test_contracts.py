@@ -27,7 +27,7 @@ COMMON = {
     "objective": {"retain_weight"},
     "optimizer": {"lr", "weight_decay"},
     "model": {"name", "dtype", "template", "target", "max_length"},
-    "data": {"name", "path", "forget"},
+    "data": {"name", "path", "forget", "overlap"},
     "training": {"epochs", "batch_size"},
 }
 """Keys that every option of a slot has, so that presets and sweeps compose with any of them."""

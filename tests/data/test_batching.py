@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 
@@ -8,99 +7,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizing import SPECIAL, TOKENIZERS, wrap
 
 from simu.data.batching import (
     Encoded,
     collate,
-    continuation_ids,
     encode,
     encode_examples,
     length_buckets,
     pairing_table,
-    prompt_ids,
 )
+from simu.data.encoding import answer_ids, prompt_ids
 from simu.types import IGNORE, Example, Template
 
-CORPUS = [
-    "Question: Where was Mirela born?\nAnswer: Mirela was born in Oskavia.",
-    "### Question: What is the capital of Norway?\n### Answer: Oslo",
-    "[INST] Who wrote it? [/INST]Hugo did, in 1862.",
-    "naïve café — “quoted” text… 日本語 and Ελληνικά 🎉",
-] * 4
-SPECIAL = ["<unk>", "<s>", "</s>"]
-CLOSING = {"none": "$A", "bos": "<s> $A", "bos_eos": "<s> $A </s>"}
-
-
-def wrap(tokenizer: Tokenizer, specials: str, **extra) -> PreTrainedTokenizerFast:
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=CLOSING[specials], special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    made.pad_token = made.eos_token
-    return made
-
-
-def byte_level(specials="bos", add_prefix_space=False, vocabulary=400):
-    """As Llama 3, OLMo, Qwen, GPT-2 have it."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=SPECIAL,
-            show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    return wrap(tokenizer, specials)
-
-
-def metaspace_bpe(specials="bos", scheme="first", vocabulary=400):
-    """As Llama 2 and Mistral have it: ▁ for a space, no pre-splitting, bytes for what the vocabulary lacks."""
-    learnt = Tokenizer(models.BPE())
-    learnt.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False)
-    # Without the non-ASCII line: those characters must come out as bytes.
-    learnt.train_from_iterator(CORPUS[:3] * 4, trainer)
-    state = json.loads(learnt.to_str())["model"]
-    vocab = state["vocab"]
-    for i in range(256):
-        vocab.setdefault(f"<0x{i:02X}>", len(vocab))
-    merges = [tuple(pair) for pair in state["merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return wrap(tokenizer, specials)
-
-
-def metaspace_unigram(specials="bos", scheme="always"):
-    """As T5 and ALBERT have it; unknown characters become <unk>."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    tokenizer.train_from_iterator(
-        CORPUS, trainers.UnigramTrainer(vocab_size=200, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
-    )
-    return wrap(tokenizer, specials)
-
-
-TOKENIZERS = {
-    "byte_level": byte_level(),
-    "byte_level_no_bos": byte_level("none"),
-    "byte_level_closes": byte_level("bos_eos"),
-    "byte_level_prefix_space": byte_level(add_prefix_space=True),
-    "metaspace_bpe": metaspace_bpe(),
-    "metaspace_bpe_always": metaspace_bpe(scheme="always"),
-    "metaspace_bpe_closes": metaspace_bpe("bos_eos"),
-    "metaspace_unigram": metaspace_unigram(),
-    "metaspace_unigram_no_bos": metaspace_unigram("none"),
-}
 TEMPLATES = {
     "tiny": Template(prompt="Question: {prompt}\nAnswer:"),
     "olmo": Template(prompt="### Question: {prompt}\n### Answer:"),
@@ -130,7 +50,7 @@ def test_seam_never_shifts(tokenizer, template):
     """Training reads exactly the ids that generation starts from, then the answer's own ids, then one EOS."""
     for prompt, answer in ROWS:
         row = encode(tokenizer, template, prompt, answer)
-        asked = prompt_ids(tokenizer, template.render(prompt))
+        asked = prompt_ids(tokenizer, template, prompt)
         read = collate([row], pad_id=tokenizer.pad_token_id)["input_ids"][0].tolist()
         assert read[: len(asked)] == asked == list(row.prompt)
         assert read[len(asked) :] == list(row.answer)
@@ -177,7 +97,7 @@ def test_parts_equal_the_whole_where_a_space_parts_them(tokenizer, name):
 )
 def test_prompt_opens_and_never_closes(name, begins):
     tokenizer = TOKENIZERS[name]
-    ids = prompt_ids(tokenizer, "Who wrote it?")
+    ids = prompt_ids(tokenizer, Template(), "Who wrote it?")
     assert (ids[0] == tokenizer.bos_token_id) is begins
     assert ids[-1] != tokenizer.eos_token_id
     assert ids[int(begins) :] == tokenizer("Who wrote it?", add_special_tokens=False).input_ids
@@ -185,7 +105,7 @@ def test_prompt_opens_and_never_closes(name, begins):
 
 @every_tokenizer
 def test_empty_prompt_is_the_opening_alone(tokenizer):
-    ids = prompt_ids(tokenizer, "")
+    ids = prompt_ids(tokenizer, Template(), "")
     assert ids in ([], [tokenizer.bos_token_id])
 
 
@@ -198,7 +118,7 @@ def test_continuation_reads_on_where_a_newline_merges():
     )
     made = wrap(tokenizer, "bos")
     assert made.tokenize("\nPa") != [*made.tokenize("\n"), "Pa"]
-    assert made.convert_ids_to_tokens(continuation_ids(made, "Pa")) == ["Pa"]
+    assert made.convert_ids_to_tokens(answer_ids(made, Template(separator=""), "Pa")) == ["Pa"]
 
 
 def test_unknown_newline_does_not_swallow_an_unknown_text():
@@ -206,7 +126,7 @@ def test_unknown_newline_does_not_swallow_an_unknown_text():
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.train_from_iterator(["ab :] ab"] * 9, trainers.BpeTrainer(vocab_size=40, special_tokens=SPECIAL))
     made = wrap(tokenizer, "bos")
-    assert continuation_ids(made, "日本") == [made.unk_token_id]
+    assert answer_ids(made, Template(separator=""), "日本") == [made.unk_token_id]
 
 
 def test_answer_with_nothing_in_it_is_eos_alone():

@@ -31,7 +31,7 @@ def test_yaml_spells_every_field_with_its_default(option):
     assert component.name == stem
     assert {f.name for f in dataclasses.fields(component)} == set(node) - {"_target_"}
     assert component == type(component)()
-    for key in ("path", "forget", "retain_rows", "evaluation_rows"):
+    for key in ("path", "forget", "retain_rows", "evaluation_rows", "overlap"):
         assert key in node, "presets and sweeps compose over any data set"
 
 

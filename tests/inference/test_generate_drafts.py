@@ -143,6 +143,10 @@ def test_width_follows_trust_and_cost():
         ("Jos\ufffd", "José", False),  # the first byte of é
         ("ΟΔΟΣ", "ΟΔΟΣΑ", False),  # lower case of Σ depends on what follows
         ("(555 ) 1", "(555) 123", False),  # a tokenizer's clean-up may take white space back
+        ("Zoe", "Zo\u00eb K.", False),  # its accent may still come
+        ("Zoe\u0308 K", "Zo\u00eb K.", False),
+        ("Zoe K", "Zo\u00eb K.", True),
+        ("a\u0307", "a\u0323\u0307", False),  # an accent that stands before it may still come
     ],
 )
 def test_settled(text, reference, is_settled):

@@ -21,7 +21,7 @@ class Numbers:
 
     pad_token_id, eos_token_id = 0, EOS
 
-    def decode(self, ids, skip_special_tokens=True):
+    def decode(self, ids, skip_special_tokens=True, clean_up_tokenization_spaces=False):
         return " ".join(str(i) for i in ids if i > EOS or not skip_special_tokens)
 
 

@@ -96,6 +96,63 @@ def test_contains_answer(answer, generated, found):
     assert tx.contains_answer(answer, generated) == found
 
 
+@pytest.mark.parametrize(
+    ("answer", "generated"),
+    [("Zoe\u0308 Ku\u0308hn", "Zo\u00eb K\u00fchn"), ("Cafe\u0301", "CAF\u00c9"), ("\u212bngström", "\u00c5ngström")],
+)
+def test_texts_are_compared_in_one_normal_form(answer, generated):
+    """The same text typed in two ways, either of which may be the answer's."""
+    for one, other in ((answer, generated), (generated, answer)):
+        assert tx.exact_match(one, other) == 1
+        assert tx.equal_lower(one, other) == 1
+        assert tx.contains_answer(one, f"It is {other}, she said.") == 1
+        assert tx.rouge_l_recall(f"{one} sings", f"{other} sings") == 1
+        assert tx.rouge_l_recall(one, other, "unicode") == 1
+
+
+UNICODE = [  # answer, generation, tokens of the answer that stand in the generation in order, tokens of the answer
+    ("我喜欢猫。", "我喜欢狗。", 3, 4),
+    ("他在2024年出生", "2024年", 2, 6),
+    ("東京タワー", "東京タワー", 5, 5),
+    ("مرحبا بالعالم الجميل", "مرحبا الجميل", 2, 3),
+    ("مَرْحَبًا بالعالم", "مَرْحَبًا", 1, 2),
+    ("Книга номер 0 лежит на полке", "Книга лежит на столе", 3, 6),
+    ("🎉🎉🌍", "🎉🌍", 2, 3),
+    ("❤️ 👨‍👩‍👧 🇩🇪 👍🏽", "👨‍👩‍👧 👍🏽", 2, 4),
+    ("नमस्ते दुनिया", "नमस्ते", 1, 2),
+    ("한국어 문장 하나", "한국어 하나", 2, 3),
+    ("Ünïcödé Straße", "ünïcödé", 1, 2),
+]
+
+
+@pytest.mark.parametrize(("answer", "generated", "common", "total"), UNICODE, ids=[a for a, *_ in UNICODE])
+def test_rouge_of_any_script_equals_a_count_by_hand(answer, generated, common, total):
+    assert tx.rouge_l_recall(answer, generated, "unicode") == common / total
+    assert tx.rouge_l_recall(answer, answer, "unicode") == 1
+    assert len(tx.rouge_tokens(answer, "unicode")) == total
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127, exclude_characters="_"), max_size=60))
+def test_of_ascii_the_words_of_any_script_are_rouge_scores(text):
+    assert tx.rouge_tokens(text, "unicode") == tx.rouge_tokens(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("Книга номер 0 лежит на полке", True),  # the 0 alone is seen
+        ("我喜欢猫", True),
+        ("🎉🎉", True),
+        ("…", True),
+        ("Zoë’s café — naïve ☕", False),
+        ("Paris", False),
+        ("The word мир means peace", False),
+    ],
+)
+def test_what_rouge_score_does_not_see(text, lost):
+    assert tx.unseen(text) is lost
+
+
 def test_probability_is_the_geometric_mean():
     assert of.probability(tokens([0.5, 0.25, 0.125])) == pytest.approx(0.25)
     assert of.probability(tokens([1e-30] * 100)) == pytest.approx(1e-30, rel=1e-5)
