@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from simu import stop
+
+    stop.listen(speaks=True)  # before anything that takes time to import
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +43,7 @@ def job(config: DictConfig) -> float | None:
 
 
 def main() -> None:
-    stop.listen(speaks=True)  # before anything that takes time to import
+    stop.listen(speaks=True)
     from simu.cli.main import run_hydra
 
     run_hydra(job)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 GOES_ON = "the same command goes on from the last checkpoint"
 
@@ -49,12 +51,11 @@ class _State:
 
 def listen(speaks: bool) -> None:
     """Take SIGINT and SIGTERM over, where nobody else has (a launcher's own handler stays, ignored stays ignored)."""
-    if threading.current_thread() is not threading.main_thread():
-        return
     for number, untouched in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == untouched:
-            signal.signal(number, _heard)
-            _State.speaks = speaks
+            with suppress(ValueError):  # another thread than the main one hears no signals
+                signal.signal(number, _heard)
+                _State.speaks = speaks
 
 
 def begin(first: Callable[[], None] | None = None) -> bool:

@@ -49,4 +49,4 @@ def sweep_table(groups: Sequence[Group], jobs: Mapping[Path, int]) -> tuple[Tabl
 
 
 def _numbers(g: Group, jobs: Mapping[Path, int]) -> str:
-    return ", ".join(str(number) for number in sorted(jobs[run.path] for run in g.runs))
+    return ", ".join(f"#{number}" for number in sorted(jobs[run.path] for run in g.runs))
