@@ -21,6 +21,7 @@ log = logging.getLogger("simu")
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 """W&B's words, and its reports about itself to its makers, which looked a host up in every offline run."""
 PRIVATE: Mapping[str, Any] = {
+    "allow_offline_artifacts": False,
     "console": "off",
     "host": "",
     "disable_code": True,
@@ -130,7 +131,9 @@ class _WandbRun:
 
             columns: list[str | int] = ["id", "split", "prompt", "answer", "original", "generated"]
             data = [[str(r.get(str(c), "")) for c in columns] for r in rows[: self.table_rows]]
-            return {name: wandb.Table(columns=columns, data=data)}
+            table = wandb.Table(columns=columns, data=data)
+            table.bind_to_run(self.run, name, self.step)  # a file of the run; else an artifact, under the user's home
+            return {name: table}
 
         self.send(made, self.step)
 

@@ -34,7 +34,7 @@ def sweep_table(groups: Sequence[Group], jobs: Mapping[Path, int]) -> tuple[Tabl
     won = best.winner(groups, bench.ranked, limits)
     keys = [key for key in main_keys(bench, groups) if key in bench.main or not bench.main]
     rows = tuple(
-        Row((_numbers(g, jobs), g.label(), *map(g.estimate, keys), g.seeds, "winner" if g is won else ""))
+        Row((_numbers(g, jobs), g.label(), *map(g.estimate, keys), g.seeds, _verdict(g, won)))
         for g in sorted(groups, key=lambda g: min(jobs[run.path] for run in g.runs))
     )
     heads = (*texts("job", "config"), *columns(keys, bench.main), counted("seeds"), *texts(""))
@@ -45,8 +45,18 @@ def sweep_table(groups: Sequence[Group], jobs: Mapping[Path, int]) -> tuple[Tabl
         return table, f"winner by {label(bench.ranked)}{where}: none"
     found = won.estimate(bench.ranked)
     assert found is not None
-    return table, f"winner by {label(bench.ranked)}{where}: {won.label()}, {found.mean:.3f}"
+    fallen = "; its model has collapsed" if _collapsed(won) else ""
+    return table, f"winner by {label(bench.ranked)}{where}: {won.label()}, {found.mean:.3f}{fallen}"
 
 
 def _numbers(g: Group, jobs: Mapping[Path, int]) -> str:
     return ", ".join(f"#{number}" for number in sorted(jobs[run.path] for run in g.runs))
+
+
+def _verdict(g: Group, won: Group | None) -> str:
+    return ", ".join([*(["winner"] if g is won else []), *(["collapsed"] if _collapsed(g) else [])])
+
+
+def _collapsed(g: Group) -> bool:
+    """By what its runs say of themselves."""
+    return bool(getattr(g, "collapse", ""))
