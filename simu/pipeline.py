@@ -33,7 +33,7 @@ log = logging.getLogger("simu")
 
 def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping[str, str]) -> float | None:
     """Do the stages in `cfg.stages` and fill the run's folder; the aggregate after unlearning (None: none asked)."""
-    record.write()
+    again = record.write()
     splits = read_rows(cfg)
     if cfg.dry_run:
         print(describe(cfg, splits))
@@ -42,6 +42,8 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     if "evaluation" in cfg.stages:
         cfg.evaluator.check()
+    if again:
+        record.clear()
     group = join()
     main = group is None or bool(group.is_main_process)
     tracker = cfg.tracker.open(folder, record.switches, labels) if main else Silent()

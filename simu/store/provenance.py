@@ -46,15 +46,18 @@ class Record:
     facts: Mapping[str, Any]
     """benchmark, method, options (slot → option), settings (all that can change a result), seeded, presets."""
 
-    def write(self) -> None:
-        """At the start: status `running`. Nothing stays of an earlier run here that could pass for this one's."""
-        started = self._started()
-        before = _read(self.folder)
-        if before.get("status") == "completed" and before.get("settings") != json.loads(_plain(self.facts["settings"])):
-            log.info("%s: the results of another run there (%s) give way", self.folder, before.get("command"))
+    def write(self) -> bool:
+        """At the start: status `running`. Returns whether a run was here before: see `clear`."""
+        started, before = self._started(), _read(self.folder)
+        if before.get("status") == "completed" and _what(before) != _what(json.loads(_plain(started))):
+            log.info("%s: the results of another run (%s) give way", self.folder, before.get("command"))
         write_json(self.folder / FILE, started | {"status": "running"})
-        for path in (self.folder / name for name in ARTIFACTS if "status" in before):
-            remove(path)
+        return "status" in before
+
+    def clear(self) -> None:
+        """Remove what an earlier run left here: nothing stays that could pass for this one's."""
+        for name in ARTIFACTS:
+            remove(self.folder / name)
 
     def end(self, status: str, **more: Any) -> None:
         """At the end: `completed`, with the stages, or `dry run`."""
@@ -88,6 +91,12 @@ def record_end(folder: Path, status: str, reason: str) -> None:
     with suppress(OSError):  # a full disk: what the run failed with is the thing to say
         if before.get("status") != "completed":
             write_json(folder / FILE, before | {"status": status, "reason": reason, "finished": now()})
+
+
+def _what(record: Mapping[str, Any]) -> tuple[object, object]:
+    """All that a run's results depend on."""
+    switches = record.get("switches")
+    return record.get("settings"), switches.get("seed") if isinstance(switches, dict) else None
 
 
 def _plain(value: Any) -> str:
