@@ -36,7 +36,7 @@ log = logging.getLogger("simu")
 
 def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping[str, str]) -> float | None:
     """Do the stages in `cfg.stages` and fill the run's folder; the aggregate after unlearning (None: none asked)."""
-    record.write()
+    again = record.write()
     splits = read_rows(cfg)
     if not cfg.dry_run:
         cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
@@ -47,6 +47,8 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         return None
     if "evaluation" in cfg.stages:
         cfg.evaluator.check()
+    if again:
+        record.clear()
     group = join()
     main = group is None or bool(group.is_main_process)
     tracker = cfg.tracker.open(folder, record.switches, labels) if main else Silent()

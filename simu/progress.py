@@ -8,11 +8,16 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from simu.stop import check
+
 T = TypeVar("T")
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Yield `items` behind a bar on stderr; in a log file (no terminal) a line at most every 30 s."""
+    """Yield `items` behind a bar on stderr; in a log file (no terminal) a line at most every 30 s.
+
+    Raises Stopped between two items where the process was told to stop.
+    """
     terminal = sys.stderr.isatty()
     bar = tqdm(
         items,
@@ -24,4 +29,6 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
         mininterval=0.2 if terminal else 30.0,
         delay=0.0 if terminal else 5.0,
     )
-    yield from bar
+    for item in bar:
+        check()
+        yield item

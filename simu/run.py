@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from simu import stop
+
+    stop.listen(speaks=True)  # before anything that takes time to import
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
+from simu import stop
 from simu.cli.guard import guarded, job_settings
-from simu.config import check_run, conf_dir, plain
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @guarded
 def job(config: DictConfig) -> float | None:
     """One composed config → one run folder → the aggregate score (None where nothing was evaluated)."""
+    from simu.config import build_run, check_run, conf_dir, plain, settings
+
     check_run(config)  # plain mistakes are said before torch loads
     from simu import pipeline
-    from simu.config import build_run, settings
     from simu.presets import taken
     from simu.store.provenance import Record
 
@@ -36,6 +43,7 @@ def job(config: DictConfig) -> float | None:
 
 
 def main() -> None:
+    stop.listen(speaks=True)
     from simu.cli.main import run_hydra
 
     run_hydra(job)

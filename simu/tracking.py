@@ -20,6 +20,23 @@ from simu.fields import between
 log = logging.getLogger("simu")
 
 
+QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+"""W&B's words, and its reports about itself to its makers, which looked a host up in every offline run."""
+PRIVATE: Mapping[str, Any] = {
+    "allow_offline_artifacts": False,
+    "console": "off",
+    "host": "",
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+"""Settings by which a run's W&B files hold what it is given here, and nothing of the machine, its name or its user."""
+
+
 class Run(Protocol):
     """An open tracker run."""
 
@@ -66,9 +83,10 @@ class Wandb:
         return run
 
     def _init(self, folder: Path, config: Mapping[str, Any], labels: Mapping[str, str]) -> Any:
+        for name, value in QUIET.items():  # read while it is imported
+            os.environ.setdefault(name, value)
         import wandb
 
-        os.environ.setdefault("WANDB_SILENT", "true")
         run = wandb.init(
             mode=self.mode,
             project=self.project,
@@ -80,7 +98,7 @@ class Wandb:
             name=labels["name"],
             tags=[tag[:64] for tag in (labels["method"], labels["data"], labels["model"], f"seed={labels['seed']}")],
             reinit="finish_previous",  # a sweep's jobs share a process: never into the run of a job that broke off
-            settings=wandb.Settings(console="off", disable_git=True, x_disable_stats=True),
+            settings=wandb.Settings(**PRIVATE),
         )
         run.define_metric("train/*", step_metric="train/step")
         return run
@@ -115,7 +133,9 @@ class _WandbRun:
 
             columns: list[str | int] = ["id", "split", "prompt", "answer", "original", "generated"]
             data = [[str(r.get(str(c), "")) for c in columns] for r in rows[: self.table_rows]]
-            return {name: wandb.Table(columns=columns, data=data)}
+            table = wandb.Table(columns=columns, data=data)
+            table.bind_to_run(self.run, name, self.step)  # a file of the run; else an artifact, under the user's home
+            return {name: table}
 
         self.send(made, self.step)
 

@@ -37,6 +37,7 @@ from simu.gradients import (
 from simu.models.reference import Remembers, untouched_head
 from simu.progress import track
 from simu.slots import Objective
+from simu.stop import ask, asked, held
 from simu.store.checkpoint import Checkpoint, random_state, set_random_state
 from simu.types import UserError
 
@@ -128,11 +129,13 @@ def train(
     on_step: receives each step's record, of the steps before a restart too: step and epoch (from 1), forget_loss and
     retain_loss (unweighted, sign included), lr, grad_norm (before clipping), clipped_fraction (Sophia, else None),
     tokens_per_s.
-    checkpoint: a file, written every `settings.checkpoint_every` steps and taken up again if it is there; what the
-    untouched model said (`needs_reference`) is kept beside it.
+    checkpoint: a file, written every `settings.checkpoint_every` steps and after the step in which the process is told
+    to stop (`simu.stop`), and taken up again if it is there; what the untouched model said (`needs_reference`) is kept
+    beside it.
     fingerprint: what the caller knows the result to depend on beside the arguments here (the model, the mask, the
     code); a checkpoint of another one is not taken up.
-    stop: asked after each epoch, with the number of epochs done and the model in eval mode; True ends the training.
+    stop: asked after each epoch (again where work is taken up at its end), with the number of epochs done and the model
+    in eval mode; True ends the training.
     In a process group each process takes its part of each batch, and all end with the same weights.
     Raises UserError when a loss or the gradient is not finite; the last checkpoint stays.
     """
@@ -153,20 +156,37 @@ def train(
     for earlier in records:
         report(earlier)
 
-    stopped, warned = False, False
+    def met(done: int) -> bool:
+        return stop is not None and done > 0 and plan[done - 1].ends_epoch and is_met(stop, model, plan[done - 1].epoch)
+
+    warned = False
     with training_mode(model, settings.activation_checkpointing):
+        stopped = met(len(records))
         for step in track(range(len(records), total), label, unit="step"):
+            if stopped:
+                break
             for param_group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 param_group["lr"] = rate * settings.rate_factor(step, total)
-            record = take_step(model, optimizer, terms, plan[step], settings, pad_id, group, checkpoint)
-            records.append(record)
-            report(record)
-            warned = warned or warn_runaway(model, objective, record)
-            if stop and plan[step].ends_epoch and (stopped := is_met(stop, model, plan[step].epoch)):
-                break
-            if settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0:
-                save(file, selection, optimizer, records)
+            with held():
+                record = take_step(model, optimizer, terms, plan[step], settings, pad_id, group, checkpoint)
+                records.append(record)
+                report(record)
+                warned = warned or warn_runaway(model, objective, record)
+                told = told_to_stop(group)
+                if settings.checkpoint_every and (told or (step + 1) % settings.checkpoint_every == 0):
+                    save(file, selection, optimizer, records)
+            stopped = met(step + 1)
     return TrainingResult(len(records), stopped, records)
+
+
+def told_to_stop(group: ProcessGroup) -> bool:
+    """Whether a signal has come, to any process of the group: then all of them stop after the same step."""
+    if group.world_size == 1:
+        return bool(asked())
+    signals = [0] * group.world_size
+    dist.all_gather_object(signals, asked())
+    ask(max(signals))
+    return any(signals)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from simu.attribution.path import PathRule, path_points
 from simu.attribution.samples import Batches, require_groups, scored_batches
 from simu.data.batches import Tokens
 from simu.progress import track
+from simu.stop import held
 from simu.store.partial import Partial, fingerprint
 from simu.types import NeuronScores
 
@@ -145,8 +146,9 @@ class _Sums:
         pending = [torch.zeros((), device=where.positions.device)] * len(clean.beta)
         for done, one in enumerate(micro.passes, first + 1):
             if done > self.kept.done:
-                self._pass(one, clean, rows["group"], pending)
-                self._keep(done, end, clean, rows["group"], pending)
+                with held():
+                    self._pass(one, clean, rows["group"], pending)
+                    self._keep(done, end, clean, rows["group"], pending)
             yield done
 
     def _trimmed(self, micro: MicroBatch) -> tuple[dict[str, Tensor], Layout]:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from simu.store.cache import ASIDE, FILES, INPUTS, faults, files_of, unused
+from simu.store.cache import ASIDE, INPUTS, faults, files_of, unused
+from simu.store.files import read_json, remove
 
 
 def entries(root: Path) -> Iterator[Path]:
     """Every stage below `root` that was finished, damaged ones too."""
-    for folder in sorted(root.glob("*/*")):
-        marked = any(os.path.lexists(folder / name) for name in (INPUTS, FILES))
-        if folder.is_dir() and marked and folder.suffix not in ASIDE:
-            yield folder
+    yield from (path for path in sorted(root.glob("*/*")) if re.fullmatch("[0-9a-f]{20}", path.name))
 
 
 def left_aside(root: Path) -> Iterator[Path]:
     """Work that was not finished, and damaged entries that were moved aside."""
-    yield from (folder for suffix in ASIDE for folder in sorted(root.glob(f"*/*{suffix}")) if folder.is_dir())
+    yield from (folder for suffix in ASIDE for folder in sorted(root.glob(f"*/*{suffix}")))
 
 
 def _size(folder: Path) -> int:
@@ -33,15 +31,15 @@ def _size(folder: Path) -> int:
 
 def _seconds(folder: Path) -> str:
     try:
-        return f"{float(json.loads((folder / INPUTS).read_text())['seconds']):8.1f} s to compute"
-    except (OSError, ValueError, KeyError, TypeError):
+        return f"{float(read_json(folder / INPUTS)['seconds']):8.1f} s to compute"
+    except (ValueError, KeyError, TypeError):
         return f"damaged: {faults(folder) or 'no time recorded'}"
 
 
 def _ls(root: Path, _: argparse.Namespace) -> int:
     found, aside = list(entries(root)), list(left_aside(root))
     for folder in found:
-        age = (time.time() - folder.stat().st_mtime) / 86400
+        age = (time.time() - folder.lstat().st_mtime) / 86400
         size = _size(folder) / 2**20
         print(f"{folder.parent.name:<12} {folder.name}  {size:9.2f} MiB  {age:6.1f} days  {_seconds(folder)}")
     for folder in aside:
@@ -57,8 +55,11 @@ def _show(root: Path, args: argparse.Namespace) -> int:
         print(f"simu.cache: no stage whose digest starts with {args.digest!r} in {root}", file=sys.stderr)
         return 2
     for folder in matches:
-        inputs = folder / INPUTS
-        print(f"{folder}\n{inputs.read_text() if inputs.is_file() else f'{INPUTS} is missing'}")
+        try:
+            inputs = json.dumps(read_json(folder / INPUTS), indent=2, sort_keys=True, ensure_ascii=False)
+        except ValueError as error:
+            inputs = str(error)
+        print(f"{folder}\n{inputs}")
         print("\n".join(f"{p.lstat().st_size:>12}  {p.relative_to(folder)}" for p in files_of(folder)))
     return 0
 
@@ -74,7 +75,7 @@ def _verify(root: Path, _: argparse.Namespace) -> int:
 
 def _prune(root: Path, args: argparse.Namespace) -> int:
     limit = time.time() - args.days * 86400
-    old = [f for f in (*entries(root), *left_aside(root)) if f.stat().st_mtime <= limit]
+    old = [f for f in (*entries(root), *left_aside(root)) if f.lstat().st_mtime <= limit]
     freed, removed = 0, 0
     for folder in (f for f in old if args.stage in (None, f.parent.name)):
         with unused(folder) as free:
@@ -84,7 +85,7 @@ def _prune(root: Path, args: argparse.Namespace) -> int:
             freed, removed = freed + _size(folder), removed + 1
             print(f"{'would remove' if args.dry_run else 'removed'} {folder.parent.name}/{folder.name}")
             if not args.dry_run:
-                shutil.rmtree(folder)
+                remove(folder)
     print(f"{removed} folders, {freed / 2**20:.1f} MiB {'would be freed' if args.dry_run else 'freed'}")
     return 0
 
@@ -112,4 +113,8 @@ def main(argv: list[str] | None = None) -> int:
     if not args.dir.expanduser().is_dir():
         print(f"simu.cache: no cache in {args.dir}; give its folder with --dir", file=sys.stderr)
         return 2
-    return int(args.run(args.dir.expanduser(), args))
+    try:
+        return int(args.run(args.dir.expanduser(), args))
+    except OSError as error:
+        print(f"simu.cache: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from simu import stop
 
-from simu.cli.messages import one_line
-from simu.types import UserError
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")  # our defaults over a plugin's; in workers too
 log = logging.getLogger("simu")
@@ -40,6 +38,9 @@ class JobSettings:
 
 
 def job_settings(config: DictConfig) -> JobSettings:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
     told = HydraConfig.get()
     options = {str(k): str(v) for k, v in told.runtime.choices.items() if v is not None and not k.startswith("hydra")}
     raw = OmegaConf.to_container(config, resolve=False)
@@ -69,23 +70,60 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def guarded(job: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
-    """The job; where it fails, its record says so. A sweep's other jobs go on, and SweepStatus lists this one."""
+    """The job in a folder of its own; where it fails or is stopped, its record says so, and its sweep's notes. After a
+    failure the sweep's other jobs go on."""
 
     @wraps(job)
     def run(config: DictConfig) -> float | None:
-        told = HydraConfig.get()
+        from simu.store.cache import let_go
+
         if int(os.environ.get("RANK", "0")) > 0:
             logging.disable(logging.INFO)
+        stop.listen(speaks=False)  # a worker of a launcher does not yet
+        begins = stop.begin()
         try:
-            return job(config)
-        except Exception as error:
-            from simu.store.provenance import record_end
-
-            record_end(Path(told.runtime.output_dir), "failed", one_line(error))
-            if told.mode == RunMode.MULTIRUN:
-                log.error("failed: %s", one_line(error), exc_info=not isinstance(error, UserError))
-                return float("nan")
-            SINGLE.append(error)
-            return None
+            return _recorded(job, config)
+        finally:
+            let_go()
+            if begins:
+                stop.end()
 
     return run
+
+
+def _recorded(job: Callable[[DictConfig], float | None], config: DictConfig) -> float | None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from simu.cli.messages import one_line
+    from simu.cli.sweeps import job_of
+    from simu.store.claim import release
+    from simu.store.provenance import record_end, status_of
+    from simu.types import UserError
+
+    own, mine = job_of(HydraConfig.get()), False
+
+    def ended(status: str, reason: str) -> None:
+        own.note(status, reason)
+        if mine:
+            record_end(own.folder, status, reason)
+
+    try:
+        stop.check()
+        own.start()
+        mine = True
+        found = job(config)
+        own.note(status_of(own.folder))
+        return found
+    except (KeyboardInterrupt, SystemExit) as told:
+        ended("stopped", stop.reason(told))
+        raise
+    except Exception as error:
+        ended("failed", one_line(error))
+        if own.sweep is None:
+            SINGLE.append(error)
+            return None
+        log.error("failed: %s", one_line(error), exc_info=not isinstance(error, UserError))
+        return float("nan")
+    finally:
+        if mine and own.sweep is not None:
+            release(own.folder)

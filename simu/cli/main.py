@@ -1,6 +1,7 @@
 """python -m simu.run: Hydra around the job, and the exit status.
 
-0 done; 1 a job of a sweep failed, or something unforeseen; 2 the user can mend it, said in one line; 130, 143 stopped.
+0 done; 1 a job of a sweep failed, or something unforeseen; 2 the user can mend it, said in one line; 130 and 143
+stopped by SIGINT and SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import re
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 
 import hydra
 from omegaconf import DictConfig
 
+from simu import stop
 from simu.cli.guard import SINGLE
 from simu.cli.messages import explain
-from simu.cli.sweeps import SweepStatus
+from simu.cli.sweeps import SweepStatus, done_of
 from simu.config import conf_dir
 from simu.presets import register
 
@@ -58,19 +61,30 @@ def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
     if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
         scratch = tempfile.mkdtemp(prefix="simu-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        sys.argv += [f"hydra.run.dir={scratch}", "hydra.output_subdir=null"]
+        sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
     try:
         register(conf_dir())
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
         if SINGLE:
             raise SINGLE[0]
-    except KeyboardInterrupt:
-        print("simu: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stopped:
+        stop.end()
+        traceback.clear_frames(stopped.__traceback__)  # bars that stand on the terminal end with their frames
+        print(f"simu: stopped{so_far()}; {stop.GOES_ON}", file=sys.stderr)
+        sys.exit(stop.status_of(stopped))
     except Exception as error:
         if (line := explain(error, overrides)) is None:
             raise
         print(f"simu: {line}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        stop.end()
     if SweepStatus.failed:
         sys.exit(1)
+
+
+def so_far() -> str:
+    """' after 3 of 9 jobs' of a sweep."""
+    if SweepStatus.sweep is None:
+        return ""
+    return " after {} of {} jobs".format(*done_of(SweepStatus.sweep))

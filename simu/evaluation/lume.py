@@ -22,6 +22,7 @@ from simu.metrics.collect import Figures
 from simu.metrics.metric import row_metrics
 from simu.metrics.overforgetting import distinct_n
 from simu.metrics.text import Tokenizer
+from simu.store.hub import check_fetched
 from simu.types import Evaluation, Example, Splits, Template, UserError, require
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference"]
 SPLITS = ("forget", "retain")
 MEMBER, NONMEMBER = "mia_member", "mia_nonmember"
 MEASURES = ("regurgitation", "knowledge")
+MMLU = "cais/mmlu"
+"""What lm-eval's task reads."""
 PII = {"qa0": "birth_date", "qa1": "ssn", "qa2": "phone", "qa3": "email", "qa4": "address"}
 """What Task2's questions ask for."""
 
@@ -69,12 +72,15 @@ class LumeEvaluator:
         )
 
     def check(self) -> None:
-        """Before any stage: raises UserError where mmlu=lm_eval is asked for and lm-eval is not installed."""
-        if self.mmlu == "lm_eval" and find_spec("lm_eval") is None:
+        """Before any stage: raises UserError where mmlu=lm_eval is asked for and lm-eval or its rows cannot be had."""
+        if self.mmlu != "lm_eval":
+            return
+        if find_spec("lm_eval") is None:
             raise UserError(
                 "evaluator.mmlu=lm_eval: lm-eval is not installed; install the extra 'harness', pass the "
                 "number itself, or null"
             )
+        check_fetched(MMLU, "evaluator.mmlu=lm_eval", "pass the number itself, or null")
 
     def __call__(
         self,

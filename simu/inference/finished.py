@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simu.inference.drafts import Row
-from simu.store.files import write_atomic
+from simu.store.files import digest, write_atomic
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FinishedBatches:
-    """Finished batches in a folder: one JSON Lines file each, whole or not there."""
+    """Finished batches in a folder: one JSON Lines file each, whole or not there; a row has its own checksum."""
 
     folder: Path | None
 
@@ -28,10 +28,12 @@ class FinishedBatches:
         try:
             found = {r["row"]: r for r in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
             kept = [found[row.index] for row in rows]
+            if any(k.pop("sha256", None) != digest(k) for k in kept):
+                raise ValueError("altered")
             states = [
                 ([int(i) for i in k["ids"]], bool(k["finished"]), bool(k["truncated"]), int(k["doubt"])) for k in kept
             ]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: not a finished batch (%s), computed again", path, error)
             return False
         for row, (ids, finished, truncated, doubt) in zip(rows, states, strict=True):
@@ -42,10 +44,9 @@ class FinishedBatches:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [
-            json.dumps(
-                {"row": r.index, "ids": r.ids, "finished": r.finished, "truncated": r.truncated, "doubt": r.doubt}
-            )
+        states = [
+            {"row": r.index, "ids": r.ids, "finished": r.finished, "truncated": r.truncated, "doubt": r.doubt}
             for r in rows
         ]
+        lines = [json.dumps(state | {"sha256": digest(state)}) for state in states]
         write_atomic(self.folder / f"{name}.jsonl", "\n".join(lines) + "\n")

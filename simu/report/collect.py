@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from simu.report.run import SLOTS, Run, flatten, json_object, mapping
+from simu.store.claim import abandoned
 from simu.types import UserError
 
 SCHEMA = 2
 MARKS = ("provenance.json", "metrics.json", ".hydra/config.yaml")  # any one of them makes a folder a run
 SAME = "same config and seed"
+RUNNING = "half-written: the run was stopped, or is still going"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def read(folder: Path) -> Run | Skipped:
     if isinstance(provenance, str):
         return Skipped(folder, f"half-written: provenance.json {provenance}")
     if reason := _unusable(provenance):
-        return Skipped(folder, reason)
+        gone = reason == RUNNING and abandoned(folder)
+        return Skipped(folder, "stopped: its process has gone" if gone else reason)
     metrics: dict[str, Any] | str = {}
     stages = mapping(provenance, "stages")
     if any(str(stage).startswith("evaluation") for stage in stages) or os.path.lexists(folder / "metrics.json"):
@@ -138,7 +141,7 @@ def _unusable(provenance: Mapping[str, Any]) -> str:
         return f"schema {'unknown' if schema is None else schema}: this report reads schema {SCHEMA}; {mend}"
     status = provenance.get("status", "unknown status")
     if status == "running":
-        return "half-written: the run was stopped, or is still going"
+        return RUNNING
     if status == "dry run":
         return "a dry run"
     if status != "completed":

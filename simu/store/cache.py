@@ -11,7 +11,6 @@ An entry is exactly its manifest: a file more, a file less or another byte is da
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -25,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from simu.store.files import file_digest, write_json
+from simu.store.files import MODE, file_digest, read_json, remove, write_json
 from simu.store.identity import Address
 
 try:
@@ -65,19 +64,23 @@ class Cache:
         """
         name, key = address.stage, address.digest
         folder = self.root / name / key
-        if not _writable(folder.parent) and folder.is_dir() and not faults(folder):
-            return self._hit(address, folder)  # a shared cache that this user may only read
+        if not _writable(folder.parent) and folder.is_dir():  # a shared cache that this user may only read
+            hold(folder)
+            if not faults(folder):
+                return self._hit(address, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(f"{key}.lock"), f"{name} {key}"):
             hold(folder)
-            if folder.is_dir():
+            if os.path.lexists(folder):
                 if not (fault := faults(folder)):
                     return self._hit(address, folder)
                 aside = folder.with_name(f"{key}.damaged")
                 log.warning("cache: %s/%s is damaged (%s): moved aside, computed again", name, key, fault)
-                shutil.rmtree(aside, ignore_errors=True)
+                remove(aside)
                 folder.rename(aside)
             partial = _clean(folder.with_name(f"{key}.partial"))
+            _say_other_code(address, folder)
+            write_json(partial / INPUTS, {"stage": name, **address.inputs})
             start = time.perf_counter()
             compute(partial)
             seconds = time.perf_counter() - start
@@ -86,11 +89,13 @@ class Cache:
             return Entry(name, key, folder, False, seconds)
 
     def _hit(self, address: Address, folder: Path) -> Entry:
-        record = json.loads((folder / INPUTS).read_text())
-        before = record.get("versions") or {}
-        if other := [f"{k} {v}" for k, v in before.items() if versions().get(k) != v]:
+        record = read_json(folder / INPUTS)
+        before, seconds = record.get("versions"), record.get("seconds")
+        named = before.items() if isinstance(before, dict) else ()
+        if other := [f"{k} {v}" for k, v in named if versions().get(k) != v]:
             log.info("cache: %s %s was computed with %s", address.stage, address.digest, ", ".join(other))
-        return Entry(address.stage, address.digest, folder, True, float(record.get("seconds", 0.0)))
+        spent = float(seconds) if isinstance(seconds, int | float) else 0.0
+        return Entry(address.stage, address.digest, folder, True, spent)
 
 
 def versions() -> dict[str, str]:
@@ -106,21 +111,44 @@ def _writable(folder: Path) -> bool:
 
 def _clean(partial: Path) -> Path:
     """The partial folder, made anew but for its checkpoint: whatever else a killed run left may be half written."""
+    if partial.is_symlink() or not partial.is_dir():
+        remove(partial)
     partial.mkdir(exist_ok=True)
     for path in partial.iterdir():
-        if path.name == CHECKPOINT:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name != CHECKPOINT or path.is_symlink() or not path.is_dir():
+            remove(path)
     return partial
+
+
+def _say_other_code(address: Address, folder: Path) -> None:
+    """Work of a stopped run that differs in nothing but its code is not gone on with, and that is said."""
+    for left in sorted(folder.parent.glob("*.partial")):
+        try:
+            before = read_json(left / INPUTS)
+        except ValueError:
+            continue
+        if before.get("code") in (None, address.inputs.get("code")):
+            continue
+        if _settings(before.get("inputs")) != _settings(address.inputs.get("inputs")):
+            continue
+        with unused(left) as stopped:
+            if stopped and (left / CHECKPOINT).is_dir():
+                log.info("%s: the code has changed since %s was stopped: from the start", address.stage, left.name)
+                return
+
+
+def _settings(inputs: Any) -> Any:
+    """A stage's inputs without the digests of the stages before it, which follow the code."""
+    if isinstance(inputs, dict):
+        kept = {key for key in inputs if not (key == "digest" and "stage" in inputs)}
+        return {key: _settings(inputs[key]) for key in kept}
+    return [_settings(item) for item in inputs] if isinstance(inputs, list) else inputs
 
 
 @contextmanager
 def _locked(path: Path, what: str) -> Iterator[None]:
     """A file lock that says when it has to wait."""
-    lock = FileLock(path, mode=0o666)
+    lock = _lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -132,22 +160,41 @@ def _locked(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def _lock(path: Path) -> FileLock:
+    if path.is_dir():
+        remove(path)  # nobody holds that
+    return FileLock(path, mode=MODE)
+
+
 _HELD: dict[Path, Any] = {}
 
 
 def hold(folder: Path) -> None:
-    """Mark an entry as in use until this process ends: `prune` leaves it alone."""
+    """Mark an entry as in use until `let_go` or this process's end: `prune` leaves it alone."""
     path = folder.with_name(f"{folder.name}.use")
-    if fcntl is not None and path not in _HELD:
-        _HELD[path] = path.open("a")
-        fcntl.flock(_HELD[path], fcntl.LOCK_SH)
+    if fcntl is None or path in _HELD:
+        return
+    if path.is_dir():
+        remove(path)
+    try:
+        handle = path.open("a" if _writable(path) else "r")
+    except FileNotFoundError:  # of a cache that may only be read
+        return
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    _HELD[path] = handle
+
+
+def let_go() -> None:
+    """A run has ended: its entries are in use no longer. A sweep's thousand jobs share one process."""
+    while _HELD:
+        _HELD.popitem()[1].close()
 
 
 @contextmanager
 def unused(folder: Path) -> Iterator[bool]:
     """Whether no process computes or uses the entry (`<digest>` or one of its folders aside); none can inside."""
     bare = folder.with_name(folder.name.split(".")[0])
-    lock = FileLock(bare.with_name(f"{bare.name}.lock"), mode=0o666)
+    lock = _lock(bare.with_name(f"{bare.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -185,11 +232,20 @@ def files_of(folder: Path) -> list[Path]:
 
 def faults(folder: Path) -> str:
     """What is wrong with a finished stage: '' where it is exactly what it was sealed as."""
+    if folder.is_symlink() or not folder.is_dir():
+        return "not a folder"
     try:
-        sealed = json.loads((folder / FILES).read_text())
-    except (OSError, ValueError):
-        return f"{FILES} is missing or unreadable"
-    if not isinstance(sealed, dict) or INPUTS not in sealed:
+        sealed = read_json(folder / FILES)
+        read_json(folder / INPUTS)
+        return _differs(folder, sealed)
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _differs(folder: Path, sealed: dict[str, Any]) -> str:
+    if INPUTS not in sealed:
         return f"{FILES} is no manifest"
     for name, expected in sealed.items():
         path = folder / name

@@ -6,8 +6,8 @@ as expected starts the work again from its beginning, with a line that says why.
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from simu.store.files import file_digest, replacing, write_json
+from simu.store.files import file_digest, read_json, replacing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +42,21 @@ class Checkpoint:
         with replacing(self.path) as temporary:
             torch.save(dict(state), temporary)
             # The record names the new file and the one that stands there still: whichever a kill leaves, it is known.
-            known = [file_digest(temporary), *self._record().get("digests", [])[:1]]
+            known = [file_digest(temporary), *self._known()[:1]]
             write_json(self._beside, {"layout": LAYOUT, "fingerprint": self.fingerprint, "digests": known})
 
     def load(self) -> dict[str, Any] | None:
         """None where there is nothing to take up; with a warning if there is a file all the same."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.lexists(self.path):
             return None
         record = self._record()
-        if record.get("layout") != LAYOUT:
+        if self.path.is_symlink() or not self.path.is_file():
+            reason = "not a file"
+        elif record.get("layout") != LAYOUT:
             reason = "of another layout"
         elif record.get("fingerprint") != self.fingerprint:
             reason = "of another run (settings, rows, code or seed differ)"
-        elif file_digest(self.path) not in record.get("digests", []):
+        elif file_digest(self.path) not in self._known():
             reason = "altered or truncated"
         else:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -69,10 +71,13 @@ class Checkpoint:
 
     def _record(self) -> dict[str, Any]:
         try:
-            record = json.loads(self._beside.read_text())
-        except (OSError, ValueError):
+            return read_json(self._beside)
+        except ValueError:
             return {}
-        return record if isinstance(record, dict) else {}
+
+    def _known(self) -> list[str]:
+        found = self._record().get("digests")
+        return found if isinstance(found, list) else []
 
     def kept(self, compute: Callable[[], T]) -> T:
         """The value in the file; else computed, and put there."""

@@ -54,16 +54,18 @@ def _bytes() -> Any:
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write a file (or to make a folder) at; at the end it takes the place of `path`, flushed to disk.
 
-    Whole or not at all: after an error `path` is as it was and nothing is left beside it. Files honour the umask,
-    whatever the library that wrote them chose.
+    Whole or not at all: after an error `path` is as it was and nothing is left beside it. Files honour the umask, those
+    of a folder too, whatever the library that wrote them chose. A folder in a file's place gives way.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if temporary.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            temporary.chmod(0o666 & ~UMASK)
+        files = [p for p in temporary.rglob("*") if p.is_file()] if temporary.is_dir() else [temporary]
+        for file in files:
+            file.chmod(MODE)
+        if temporary.is_dir() or path.is_dir():
+            remove(path)
+        if not temporary.is_dir():
             _flush(temporary)
         os.replace(temporary, path)
     finally:
@@ -83,7 +85,29 @@ def _umask() -> int:
     return now
 
 
-UMASK = _umask()
+MODE = 0o666 & ~_umask()
+"""Of the files that simu makes."""
+
+
+def remove(path: Path) -> None:
+    """Whatever lies there: a folder with all in it, a file, a link (not what it names), or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises ValueError, and nothing else, where there is none (no file, a link, a list)."""
+    try:
+        if path.is_symlink() or not path.is_file():  # what is no file may never end
+            raise ValueError(f"{path.name} is {'not a file' if os.path.lexists(path) else 'missing'}")
+        found = json.loads(path.read_bytes())
+    except (OSError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return found
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

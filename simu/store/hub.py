@@ -86,3 +86,15 @@ def refused(ask: Callable[[Any], object]) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def check_fetched(repository: str, key: str, instead: str) -> None:
+    """Raise UserError where a data set that a library fetches by itself is neither in its cache nor on the hub."""
+    from datasets import config
+
+    if (Path(config.HF_DATASETS_CACHE) / repository.replace("/", "___")).is_dir():
+        return
+    error = None if offline() else refused(lambda api: api.dataset_info(repository, timeout=TIMEOUT))
+    if offline() or error is not None:
+        why = "HF_HUB_OFFLINE=1 and it is not in the local cache" if offline() else type(error).__name__
+        raise UserError(f"{key}: {repository} cannot be had from the hub ({why}); {instead}") from error

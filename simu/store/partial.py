@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from simu.stop import asked
+from simu.store.files import replacing, tensor_digest
 
 log = logging.getLogger(__name__)
 FILE = "attribution.partial.safetensors"
@@ -50,18 +52,29 @@ class Partial:
                 if (file.metadata() or {}).get("digest") != self.digest:
                     log.warning("%s belongs to another attribution: starting anew", path)
                     return
-                self.sums, self.done = file.get_tensor("sums"), int(file.get_tensor("done"))
+                sums, done = file.get_tensor("sums"), file.get_tensor("done")
+                if (file.metadata() or {}).get("content") != _content(sums, done):
+                    log.warning("%s is altered: starting anew", path)
+                    return
+                self.sums, self.done = sums, int(done)
                 log.info("%s: going on after %d passes", path, self.done)
         except (SafetensorError, OSError, ValueError) as error:
             log.warning("%s cannot be read (%s): starting anew", path, error)
 
     def save(self, done: int, force: bool) -> None:
-        """Note that `sums` hold the first `done` passes; written when `force`, else at most every few seconds."""
+        """Note that `sums` hold the first `done` passes; written when `force` or told to stop, else at most
+        every few seconds."""
         self.done = done
-        if self.path is None or not (force or time.monotonic() - self.written >= EVERY_SECONDS):
+        if self.path is None or not (force or asked() or time.monotonic() - self.written >= EVERY_SECONDS):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_name(self.path.name + f".{os.getpid()}.tmp")
-        save_file({"sums": self.sums.cpu(), "done": torch.tensor(done)}, new, metadata={"digest": self.digest})
-        os.replace(new, self.path)
+        sums, passes = self.sums.cpu(), torch.tensor(done)
+        about = {"digest": self.digest, "content": _content(sums, passes)}
+        with replacing(self.path) as temporary:
+            save_file({"sums": sums, "done": passes}, temporary, metadata=about)
         self.written = time.monotonic()
+
+
+def _content(sums: Tensor, done: Tensor) -> str:
+    """Checksum: a file of sums has no other sign of an altered bit."""
+    return tensor_digest(sums) + tensor_digest(done)

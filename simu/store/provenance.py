@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shlex
@@ -13,11 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simu.store.files import digest, write_json
+from simu.store.files import digest, read_json, remove, write_json
+
+log = logging.getLogger("simu")
 
 SCHEMA = 2
 """Version of the run folder's layout; the report skips others by name."""
 FILE = "provenance.json"
+ARTIFACTS = (
+    "metrics.json",
+    "generations.jsonl",
+    "train_log.jsonl",
+    "attribution.safetensors",
+    "mask.safetensors",
+    "mask_report.json",
+    "model",
+)
+"""What a run leaves in its folder beside its record and Hydra's."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "hydra-core", "accelerate", "peft", "rouge-score")
 
 
@@ -33,9 +46,18 @@ class Record:
     facts: Mapping[str, Any]
     """benchmark, method, options (slot → option), settings (all that can change a result), seeded, presets."""
 
-    def write(self) -> None:
-        """At the start: status `running`."""
-        write_json(self.folder / FILE, self._started() | {"status": "running"})
+    def write(self) -> bool:
+        """At the start: status `running`. Returns whether a run was here before: see `clear`."""
+        started, before = self._started(), _read(self.folder)
+        if before.get("status") == "completed" and _what(before) != _what(json.loads(_plain(started))):
+            log.info("%s: the results of another run (%s) give way", self.folder, before.get("command"))
+        write_json(self.folder / FILE, started | {"status": "running"})
+        return "status" in before
+
+    def clear(self) -> None:
+        """Remove what an earlier run left here: nothing stays that could pass for this one's."""
+        for name in ARTIFACTS:
+            remove(self.folder / name)
 
     def end(self, status: str, **more: Any) -> None:
         """At the end: `completed`, with the stages, or `dry run`."""
@@ -46,7 +68,7 @@ class Record:
 
         return {
             "schema": SCHEMA,
-            "config_digest": digest(json.loads(json.dumps(self.switches, default=str))),
+            "config_digest": digest(json.loads(_plain(self.switches))),
             "command": shlex.join(["python", "-m", "simu.run", *self.command]),
             "switches": self.switches,
             **self.facts,
@@ -58,18 +80,34 @@ class Record:
         }
 
 
+def status_of(folder: Path) -> str:
+    """What a run's record says of it."""
+    return str(_read(folder).get("status", "failed"))
+
+
 def record_end(folder: Path, status: str, reason: str) -> None:
-    """Mark a run as failed or stopped, with a one-line reason, for sweeps and reports."""
+    """Mark a run as failed or stopped, with a one-line reason, for sweeps and reports. What is completed stays so."""
+    before = _read(folder)
     with suppress(OSError):  # a full disk: what the run failed with is the thing to say
-        write_json(folder / FILE, _read(folder) | {"status": status, "reason": reason, "finished": now()})
+        if before.get("status") != "completed":
+            write_json(folder / FILE, before | {"status": status, "reason": reason, "finished": now()})
+
+
+def _what(record: Mapping[str, Any]) -> tuple[object, object]:
+    """All that a run's results depend on."""
+    switches = record.get("switches")
+    return record.get("settings"), switches.get("seed") if isinstance(switches, dict) else None
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+        return read_json(folder / FILE)
+    except ValueError:
         return {"schema": SCHEMA}
-    return found if isinstance(found, dict) else {"schema": SCHEMA}
 
 
 def now() -> str:

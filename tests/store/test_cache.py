@@ -160,7 +160,7 @@ def test_a_partial_folder_starts_clean_but_for_its_checkpoint(tmp_path):
     (left / "folder").mkdir()
     seen = []
     Cache(tmp_path).stage(address, lambda folder: seen.extend(sorted(p.name for p in folder.iterdir())))
-    assert seen == [CHECKPOINT]
+    assert seen == [CHECKPOINT, "inputs.json"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
