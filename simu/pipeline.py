@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from simu.config import STAGES, RunConfig
+from simu.console import show
 from simu.dryrun import describe
 from simu.metrics.metric import row_metrics
 from simu.models.anatomy import anatomy
@@ -36,7 +37,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     record.write()
     splits = read_rows(cfg)
     if cfg.dry_run:
-        print(describe(cfg, splits))
+        show(lambda: print(describe(cfg, splits)))
         record.end("dry run")
         return None
     cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
@@ -57,7 +58,9 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     tracker.finish()
     record.end("completed", stages=context.done, **results.noted)
     if results.metrics and main:
-        print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark)
+        show(
+            lambda: print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark, results.noted["warnings"])
+        )
     log.info("run folder: %s", folder)
     return results.metrics.get("aggregate")
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from simu.console import forgiving
 from simu.store.cache import ASIDE, FILES, INPUTS, faults, files_of, unused
 
 
@@ -90,6 +91,7 @@ def _prune(root: Path, args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    forgiving()
     parser = argparse.ArgumentParser(prog="python -m simu.cache", description="Look after the stage cache.")
     parser.add_argument(
         "--dir",

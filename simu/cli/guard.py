@@ -15,7 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from simu.cli.labels import labels
 from simu.cli.messages import one_line
+from simu.console import forgiving
 from simu.types import UserError
 
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")  # our defaults over a plugin's; in workers too
@@ -44,20 +46,10 @@ def job_settings(config: DictConfig) -> JobSettings:
     options = {str(k): str(v) for k, v in told.runtime.choices.items() if v is not None and not k.startswith("hydra")}
     raw = OmegaConf.to_container(config, resolve=False)
     seeded = [key for key, value in _leaves(raw, "") if isinstance(value, str) and "${seed}" in value]
-    model, data = str(config.model.name), str(config.data.name)
-    method, seed = str(config.method.name), str(config.seed)
-    stages = [str(stage) for stage in config.stages]
-    differing = "-".join(options[slot] for slot in ("objective", "optimizer", "mask") if slot in options)
-    labels = {
-        "group": options.get("sweep") or f"{model}-{data}",
-        "job_type": "evaluation" if "evaluation" in stages else stages[-1],
-        "name": f"{model}-{data}-{method}-{differing}-{seed}",
-        "method": method,
-        "data": data,
-        "model": model,
-        "seed": seed,
-    }
-    return JobSettings(Path(told.runtime.output_dir), list(told.overrides.task), options, seeded, labels)
+    job = int(told.job.num) if told.mode == RunMode.MULTIRUN else None
+    overrides = list(told.overrides.task)
+    said = labels(config, options, overrides, job)
+    return JobSettings(Path(told.runtime.output_dir), overrides, options, seeded, said)
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -74,6 +66,8 @@ def guarded(job: Callable[[DictConfig], float | None]) -> Callable[[DictConfig],
     @wraps(job)
     def run(config: DictConfig) -> float | None:
         told = HydraConfig.get()
+        forgiving()  # a launcher's worker, too
+        logging.captureWarnings(True)
         if int(os.environ.get("RANK", "0")) > 0:
             logging.disable(logging.INFO)
         try:
