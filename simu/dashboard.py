@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import Any
 
+from simu.console import forgiving
 from simu.metrics.benchmarks import BENCHMARKS, Benchmark
 from simu.report.columns import headed
 
@@ -18,13 +19,14 @@ STEPS = ("train/forget_loss", "train/retain_loss", "train/grad_norm", "train/cli
 
 
 def workspace(entity: str, project: str) -> Any:
-    """Bars of the final metrics by method, forgetting against retention, losses by step, what differs between runs."""
+    """Bars of the final metrics by kind (method, mask, losses, optimizer, selection), forgetting against retention,
+    losses by step, what differs between runs."""
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 
-    method = panels.Config("method.name")
+    kind = panels.Config("kind")  # not method.name: an NPO run of method=simu is no bar of SIMU's
     bars: list[Any] = [
-        panels.BarPlot(title=headed(key), metrics=[panels.SummaryMetric(key)], groupby=method) for key in METRICS
+        panels.BarPlot(title=headed(key), metrics=[panels.SummaryMetric(key)], groupby=kind) for key in METRICS
     ]
     trades: list[Any] = [_trade(benchmark) for benchmark in BENCHMARKS.values() if len(benchmark.panels) > 1]
     lines: list[Any] = [panels.LinePlot(title=s, y=[panels.Metric(s)]) for s in STEPS]
@@ -51,6 +53,7 @@ def _trade(benchmark: Benchmark) -> Any:
 
 
 def main(words: list[str] | None = None) -> int:
+    forgiving()
     parser = argparse.ArgumentParser(prog="python -m simu.dashboard", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("entity", help="W&B user or team")
     parser.add_argument("project", nargs="?", default="simu", help="default: simu, as tracker.project")

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from simu.config import STAGES, RunConfig
+from simu.console import show
 from simu.data.comparing import check_apart
 from simu.dryrun import describe
 from simu.fields import limits
@@ -42,7 +43,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     check_sizes(cfg)
     if cfg.dry_run:
-        print(describe(cfg, splits))
+        show(lambda: print(describe(cfg, splits)))
         record.end("dry run")
         return None
     if "evaluation" in cfg.stages:
@@ -62,7 +63,9 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     tracker.finish()
     record.end("completed", stages=context.done, **results.noted)
     if results.metrics and main:
-        print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark)
+        show(
+            lambda: print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark, results.noted["warnings"])
+        )
     log.info("run folder: %s", folder)
     return results.metrics.get("aggregate")
 

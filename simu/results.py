@@ -11,11 +11,12 @@ from typing import Any
 
 from simu.masks.critical import critical_neurons
 from simu.masks.report import mask_report
+from simu.metrics.collapse import collapsed
 from simu.models.load import Loaded, save_folder
 from simu.slots import Mask
 from simu.stages.artifact import Artifact
-from simu.stages.unlearning import LOG, send
-from simu.store.files import replacing, write_json, write_json_lines, write_tensors
+from simu.stages.unlearning import LOG, WARNINGS, send
+from simu.store.files import read_json_lines, replacing, write_json, write_json_lines, write_tensors
 from simu.types import Evaluation, NeuronMask, Scores
 
 log = logging.getLogger("simu")
@@ -73,13 +74,18 @@ class Results:
             return
         with replacing(self.folder / LOG) as temporary:
             shutil.copyfile(unlearned.folder / LOG, temporary)
-        for line in (self.folder / LOG).read_text().splitlines() if unlearned.cached else ():
-            send(self.tracker, json.loads(line))
+        lines = json.loads((unlearned.folder / WARNINGS).read_text(encoding="utf-8"))
+        self.warn(lines) if unlearned.cached else self.noted.setdefault("warnings", []).extend(
+            lines
+        )  # said as it trained
+        for row in read_json_lines(self.folder / LOG) if unlearned.cached else ():
+            send(self.tracker, row)
 
     def save_evaluation(self, evaluation: Evaluation) -> None:
         """metrics.json and generations.jsonl; a row also has what the original model said (`original`)."""
         self.warn(evaluation.warnings)
         self.metrics |= evaluation.metrics
+        self.warn(f"the model has collapsed: {sign}" for sign in collapsed(self.metrics))
         if not self.main:
             return
         rows = [row | {"original": self._before.get((row["split"], row["id"]))} for row in evaluation.rows]
@@ -94,8 +100,9 @@ class Results:
             save_folder(model, tokenizer, temporary)
 
 
-def brief(counts: list[int], most: int = 16) -> str:
-    """All counts of a small model; of a deep one the first few and the extremes."""
-    if len(counts) <= most:
-        return str(counts)
-    return f"{counts[:4]} … {counts[-4:]}, {min(counts)} to {max(counts)}"
+def brief(counts: list[int], width: int = 46) -> str:
+    """All counts where a line of a terminal has room for them; of a deep model the first, the last and the extremes."""
+    whole = str(counts)
+    if len(whole) <= width:
+        return whole
+    return f"{counts[:2]} … {counts[-2:]}, {min(counts)}–{max(counts)}"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from simu.console import inert
 from simu.fields import between
 
 log = logging.getLogger("simu")
@@ -92,11 +93,13 @@ class Wandb:
             project=self.project,
             entity=self.entity,
             dir=folder,
-            config=dict(config),
+            config=dict(config) | {"kind": labels["kind"]},
             group=self.group or labels["group"],
             job_type=labels["job_type"],
             name=labels["name"],
-            tags=[tag[:64] for tag in (labels["method"], labels["data"], labels["model"], f"seed={labels['seed']}")],
+            tags=[
+                inert(tag)[:64] for tag in (labels["method"], labels["data"], labels["model"], f"seed={labels['seed']}")
+            ],
             reinit="finish_previous",  # a sweep's jobs share a process: never into the run of a job that broke off
             settings=wandb.Settings(**PRIVATE),
         )

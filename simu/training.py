@@ -101,6 +101,8 @@ class TrainingResult:
     """Whether `stop` ended it before the last epoch did."""
     records: list[Record]
     """One a step, also of the steps before a restart."""
+    warnings: list[str]
+    """What a reader of the result must know, one line each."""
 
 
 def train(
@@ -141,7 +143,7 @@ def train(
     """
     total = settings.steps(len(forget))
     if total == 0:
-        return TrainingResult(0, False, [])
+        return TrainingResult(0, False, [], [])
     group = process_group()
     torch.manual_seed(narrow(seed) + group.rank)
     plan = draw(len(forget), len(retain), settings, seed)[:total]
@@ -171,12 +173,15 @@ def train(
                 record = take_step(model, optimizer, terms, plan[step], settings, pad_id, group, checkpoint)
                 records.append(record)
                 report(record)
-                warned = warned or warn_runaway(model, objective, record)
+                if not warned and (line := runaway(model, objective, record)):
+                    warned = True
+                    log.warning("%s", line)
                 told = told_to_stop(group)
                 if settings.checkpoint_every and (told or (step + 1) % settings.checkpoint_every == 0):
                     save(file, selection, optimizer, records)
             stopped = met(step + 1)
-    return TrainingResult(len(records), stopped, records)
+    lines = (runaway(model, objective, record) for record in records)
+    return TrainingResult(len(records), stopped, records, [line for line in lines if line][:1])
 
 
 def told_to_stop(group: ProcessGroup) -> bool:
@@ -318,19 +323,16 @@ def check_finite(record: Record, checkpoint: Path | None) -> None:
     )
 
 
-def warn_runaway(model: nn.Module, objective: Objective, record: Record) -> bool:
-    """Say it when the forgotten tokens have become far less likely than under a uniform guess."""
+def runaway(model: nn.Module, objective: Objective, record: Record) -> str:
+    """A line where the forgotten tokens have become far less likely than under a uniform guess; else ''."""
     chance = math.log(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
-    runaway = objective.forget.unit == "token" and (record["forget_loss"] or 0.0) < -2 * chance
-    if runaway:
-        log.warning(
-            "step %d: forget loss %.1f is beyond twice the −%.1f of a uniform guess: the model is being destroyed "
-            "rather than made to forget; try a lower optimizer.lr or fewer training.epochs",
-            record["step"],
-            record["forget_loss"],
-            chance,
-        )
-    return runaway
+    loss = record["forget_loss"] or 0.0
+    if objective.forget.unit != "token" or loss >= -2 * chance:
+        return ""
+    return (
+        f"step {record['step']}: forget loss {loss:.1f} is beyond twice the −{chance:.1f} of a uniform guess: the "
+        "model is being destroyed rather than made to forget; try a lower optimizer.lr or fewer training.epochs"
+    )
 
 
 def trajectory_digest(

@@ -18,6 +18,7 @@ LABELS = {
     "group": "tiny-mini",
     "job_type": "run",
     "name": "n",
+    "kind": "simu dual",
     "method": "simu",
     "data": "mini",
     "model": "tiny",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from simu.console import forgiving
 from simu.store.cache import ASIDE, INPUTS, faults, files_of, unused
 from simu.store.files import read_json, remove
 
@@ -91,6 +92,7 @@ def _prune(root: Path, args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    forgiving()
     parser = argparse.ArgumentParser(prog="python -m simu.cache", description="Look after the stage cache.")
     parser.add_argument(
         "--dir",

@@ -39,26 +39,19 @@ class JobSettings:
 
 def job_settings(config: DictConfig) -> JobSettings:
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
+
+    from simu.cli.labels import labels
 
     told = HydraConfig.get()
     options = {str(k): str(v) for k, v in told.runtime.choices.items() if v is not None and not k.startswith("hydra")}
     raw = OmegaConf.to_container(config, resolve=False)
     seeded = [key for key, value in _leaves(raw, "") if isinstance(value, str) and "${seed}" in value]
-    model, data = str(config.model.name), str(config.data.name)
-    method, seed = str(config.method.name), str(config.seed)
-    stages = [str(stage) for stage in config.stages]
-    differing = "-".join(options[slot] for slot in ("objective", "optimizer", "mask") if slot in options)
-    labels = {
-        "group": options.get("sweep") or f"{model}-{data}",
-        "job_type": "evaluation" if "evaluation" in stages else stages[-1],
-        "name": f"{model}-{data}-{method}-{differing}-{seed}",
-        "method": method,
-        "data": data,
-        "model": model,
-        "seed": seed,
-    }
-    return JobSettings(Path(told.runtime.output_dir), list(told.overrides.task), options, seeded, labels)
+    job = int(told.job.num) if told.mode == RunMode.MULTIRUN else None
+    overrides = list(told.overrides.task)
+    said = labels(config, options, overrides, job)
+    return JobSettings(Path(told.runtime.output_dir), overrides, options, seeded, said)
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -75,8 +68,11 @@ def guarded(job: Callable[[DictConfig], float | None]) -> Callable[[DictConfig],
 
     @wraps(job)
     def run(config: DictConfig) -> float | None:
+        from simu.console import forgiving
         from simu.store.cache import let_go
 
+        forgiving()  # a launcher's worker, too
+        logging.captureWarnings(True)
         if int(os.environ.get("RANK", "0")) > 0:
             logging.disable(logging.INFO)
         stop.listen(speaks=False)  # a worker of a launcher does not yet

@@ -23,6 +23,7 @@ from simu.cli.guard import SINGLE
 from simu.cli.messages import explain
 from simu.cli.sweeps import SweepStatus, done_of
 from simu.config import conf_dir
+from simu.console import forgiving
 from simu.presets import register
 
 COMMANDS = (
@@ -51,6 +52,7 @@ def at_home(word: str) -> str:
 
 def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
     """Compose the command line's config, or its sweep's, and run the job on each."""
+    forgiving()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     if not any(word.split("=")[0] in COMMANDS for word in sys.argv[1:]):

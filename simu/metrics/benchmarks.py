@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One axes of a figure: its title and the metrics that it draws."""
+    """One axes of a figure: its title and the metrics that it draws, each with its own direction."""
 
     title: str
     keys: tuple[str, ...]
@@ -115,12 +115,12 @@ _QA = Benchmark(
         *_BEYOND_RETAIN,
     ),
     panels=(
-        Panel(title="Forgetting: lower is better", keys=("forget/rouge_l_recall", "forget/exact_match", "mia/min_k")),
+        Panel(title="Forgetting", keys=("forget/rouge_l_recall", "forget/exact_match", "mia/min_k")),
         Panel(
-            title="Utility: higher is better",
+            title="Utility",
             keys=("retain/rouge_l_recall", "retain/exact_match", "world_facts/contains_answer"),
         ),
-        Panel(title="Aggregate: higher is better", keys=("aggregate",)),
+        Panel(title="Aggregate", keys=("aggregate",)),
     ),
     forgotten=("forget/rouge_l_recall", 0.3),
 )
@@ -144,9 +144,9 @@ _LUME = Benchmark(
         *_BEYOND_RETAIN,
     ),
     panels=(
-        Panel(title="Forgetting: lower is better", keys=("forget/regurgitation", "forget/knowledge")),
-        Panel(title="Utility: higher is better", keys=("retain/regurgitation", "retain/knowledge")),
-        Panel(title="Aggregate: higher is better", keys=("aggregate",)),
+        Panel(title="Forgetting", keys=("forget/regurgitation", "forget/knowledge")),
+        Panel(title="Utility", keys=("retain/regurgitation", "retain/knowledge")),
+        Panel(title="Aggregate", keys=("aggregate",)),
     ),
     forgotten=("forget/regurgitation", 0.3),
     by_group=tuple(_LUME_TASKS_PRINTED),

@@ -78,6 +78,9 @@ class Metric:
     """The label where there is room for more: in summaries and figures. "": as the label."""
     benchmarks: frozenset[str] = frozenset()
     """Benchmarks whose rows `score` is called for; none named: all."""
+    collapse: float | None = None
+    """A mean beyond this, on the worse side, on rows to forget or to keep is that of a model that has collapsed, unless
+    it was so before unlearning (simu/metrics/collapse.py). None: says nothing of that."""
     partial: bool = False
     """Whether `score` may read a text that was stopped once it could not equal its answer any more."""
 

@@ -30,6 +30,8 @@ def ngrams(ids: Sequence[int], n: int) -> list[tuple[int, ...]]:
 WELLECK = "seq-rep-4 (Welleck et al., arXiv 1908.04319)"
 LESS: Mapping[Role, Better] = {"forget": "lower", "retain": "lower"}
 """Of what a collapsed model does, on any row."""
+HALF = 0.5
+"""Most of what is generated repeats itself, most answers never end, or most are empty: our line."""
 
 
 def _distinct(n: int) -> Metric:
@@ -45,7 +47,13 @@ def _distinct(n: int) -> Metric:
 
 METRICS = (
     row_mean(
-        "repetition_rate", "Repetition", "text", lambda e: repetition_rate(e.generation.ids), WELLECK, better=LESS
+        "repetition_rate",
+        "Repetition",
+        "text",
+        lambda e: repetition_rate(e.generation.ids),
+        WELLECK,
+        better=LESS,
+        collapse=HALF,
     ),
     row_mean(
         "generated_tokens",
@@ -63,6 +71,7 @@ METRICS = (
         lambda e: float(not e.generation.text.strip()),
         "nothing but white space",
         better=LESS,
+        collapse=HALF,
     ),
     row_mean(
         "finished",
@@ -71,6 +80,7 @@ METRICS = (
         lambda e: float(e.generation.finished),
         "EOS within max_new_tokens",
         better={"forget": "higher", "retain": "higher"},
+        collapse=HALF,
     ),
     _distinct(1),
     _distinct(2),

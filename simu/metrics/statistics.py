@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 Floats = NDArray[np.float64]
@@ -47,6 +48,21 @@ def interval(samples: ArrayLike, confidence: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (1927), by scipy: of 0 of 20 it is [0, 0.161], where resampling rows that all
+    score alike says [0, 0]."""
+    found = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def wilson_at_end(value: float, n: int, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Wilson's interval of a mean of n scores in [0, 1] that is exactly 0 or 1; None for a mean between them.
+
+    Of all variables in [0, 1] with one mean a share varies most, so for graded scores the interval is on the safe side.
+    """
+    return wilson(round(value) * n, n, confidence) if value in (0, 1) and n > 0 else None
+
+
 def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
     """Area under the ROC curve, members positive: [0, 1], ties one half."""
     m, n = np.asarray(members, dtype=np.float64), np.asarray(nonmembers, dtype=np.float64)
@@ -77,7 +93,9 @@ def paired_difference(
 ) -> Difference:
     """Compare two runs on the same rows: a [n], b [n], row i of one being row i of the other.
 
-    Interval: percentile bootstrap of the mean difference. p-value: (1 + #{|flipped mean| ≥ |mean|}) / (1 + R), the
+    Interval: percentile bootstrap of the mean difference; where all rows of scores in [0, 1] differ alike, resampling
+    sees no spread, and it is what the mean could be if as many rows as Wilson's bound for 0 of n lets through differed
+    by up to ±1. p-value: (1 + #{|flipped mean| ≥ |mean|}) / (1 + R), the
     Monte-Carlo sign-flip test (Phipson and Smyth 2010), so never 0. Raises ValueError where lengths differ or n = 0.
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
@@ -85,6 +103,9 @@ def paired_difference(
         raise ValueError(f"paired_difference: two equally long rows of scores are needed, not {x.shape} and {y.shape}")
     d = x - y
     low, high = interval(bootstrap_means(d, resample_counts(len(d), resamples, stream(seed, "rows"))), confidence)
+    if np.ptp(d) == 0 and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1:
+        unseen, alike = wilson(0, len(d), confidence)[1], float(d[0])
+        low, high = (alike + unseen * (end - alike) for end in (-1.0, 1.0))
     signs = stream(seed, "signs").integers(2, size=(resamples, len(d))) * 2.0 - 1.0
     tolerance = 1e-12 * max(1.0, float(np.abs(d).sum()))  # the sum's order differs between the two sides
     extreme = np.abs(signs @ d) >= abs(d.sum()) - tolerance

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from simu.console import forgiving, inert, silence
 from simu.types import UserError
 
 ABOUT = """\
@@ -23,6 +23,7 @@ half-written or failed run and a run of another schema are named and left out; t
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 where the user can mend it."""
+    forgiving()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words and words[0] in PARSERS else ""
     try:
@@ -31,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say_why(error)
         return 2
     except BrokenPipeError:  # … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
     except OSError as error:
         allowed = "allowed is a folder to write to (--out)"
-        print(f"simu.report: {error.filename}: {error.strerror}; {allowed}", file=sys.stderr)
+        print(inert(f"simu.report: {error.filename}: {error.strerror}; {allowed}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("simu.report: stopped", file=sys.stderr)
@@ -56,7 +57,7 @@ def _say_why(error: UserError) -> None:
         from simu.report.commands import say_skipped
 
         say_skipped(skipped)
-    print(f"simu.report: {error}", file=sys.stderr)
+    print(inert(f"simu.report: {error}"), file=sys.stderr)
 
 
 def _report() -> argparse.ArgumentParser:

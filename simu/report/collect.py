@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simu.report.run import SLOTS, Run, flatten, json_object, mapping
+from simu.report.defaults import effective, is_class
+from simu.report.run import SLOTS, Run, finite, flatten, json_object, mapping, slot_of
 from simu.store.claim import abandoned
 from simu.types import UserError
 
@@ -19,6 +19,7 @@ SCHEMA = 2
 MARKS = ("provenance.json", "metrics.json", ".hydra/config.yaml")  # any one of them makes a folder a run
 SAME = "same config and seed"
 RUNNING = "half-written: the run was stopped, or is still going"
+MANY, LONGEST = 5, 40  # metrics without a number that are named, and letters of what stands in a number's place
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def run_folders(root: Path, unread: list[Skipped] | None = None) -> Iterator[Pat
         if real in seen:  # a link to a folder that was looked at, its own parent perhaps
             return
         seen.add(real)
-        if any(os.path.isfile(folder / mark) for mark in MARKS):
+        if any(os.path.lexists(folder / mark) for mark in MARKS):
             yield folder
             return
         try:
@@ -112,11 +113,14 @@ def read(folder: Path) -> Run | Skipped:
         metrics = json_object(folder / "metrics.json")
     if isinstance(metrics, str):
         return Skipped(folder, f"half-written: metrics.json {metrics}")
-    numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
-    odd = [f"{k} ({v!r})" for k, v in metrics.items() if k not in numbers]
-    broken = {"metrics.json": f"no number for {', '.join(odd)}; the other metrics count"} if odd else {}
+    numbers = {k: number for k, v in metrics.items() if (number := finite(v)) is not None}
+    odd = [f"{k} ({str(v)[:LONGEST]})" for k, v in metrics.items() if k not in numbers]
+    more = f" and {len(odd) - MANY} more" if len(odd) > MANY else ""
+    broken = {"metrics.json": f"no number for {', '.join(odd[:MANY])}{more}; the other metrics count"} if odd else {}
     switches = mapping(provenance, "switches")
-    options = {str(slot): str(name) for slot, name in mapping(provenance, "options").items() if name is not None}
+    typed = {str(slot): str(name) for slot, name in mapping(provenance, "options").items() if name is not None}
+    settings = dict(flatten(mapping(provenance, "settings")))
+    options = effective(typed, settings)
     return Run(
         path=folder,
         benchmark=str(provenance["benchmark"]),
@@ -125,7 +129,7 @@ def read(folder: Path) -> Run | Skipped:
         method=str(provenance.get("method") or _name(switches, options, "method")),
         seed=int(switches.get("seed") or 0),
         options=options,
-        settings=_settings(provenance, options),
+        settings=_settings(settings, provenance.get("seeded"), typed, options),
         presets=dict(flatten(mapping(provenance, "presets"))),
         metrics=numbers,
         provenance=provenance,
@@ -151,7 +155,7 @@ def _unusable(provenance: Mapping[str, Any]) -> str:
     if lacking:
         return f"half-written: provenance.json has no {', '.join(lacking)}"
     if not isinstance(seed := provenance["switches"].get("seed") or 0, int):
-        return f"seed {seed!r} in provenance.json; allowed is a whole number"
+        return f"seed {str(seed)[:LONGEST]!r} in provenance.json; allowed is a whole number"
     return ""
 
 
@@ -159,17 +163,20 @@ def _name(switches: Mapping[str, Any], options: Mapping[str, str], slot: str) ->
     return str(mapping(switches, slot).get("name") or options.get(slot) or "?")
 
 
-def _settings(provenance: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, object]:
-    """The run's own list of settings without those that follow its seed, a path as its last part, and the options."""
-    seeded = provenance.get("seeded")
+def _settings(
+    settings: Mapping[str, object], seeded: object, typed: Mapping[str, str], options: Mapping[str, str]
+) -> dict[str, object]:
+    """The run's own list of settings without those that follow its seed, a path as its last part. Instead of classes
+    the options that they are of: for slots that say what is done to a model, for others where it is not the one typed.
+    """
     left = {"seed", *(map(str, seeded) if isinstance(seeded, list) else ())}
     kept: dict[str, object] = {}
-    for key, value in flatten(mapping(provenance, "settings")):
-        if key not in left:
+    for key, value in settings.items():
+        if key not in left and not (is_class(key) and slot_of(key) in options):
             is_path = isinstance(value, str) and key.rsplit(".", 1)[-1] in ("path", "dir")
             kept[key] = Path(str(value)).name if is_path else value
-    slots = {slot.replace("/", "."): option for slot, option in options.items() if slot.split("/")[0] in SLOTS}
-    return kept | slots
+    said = (slot for slot, option in options.items() if slot.split("/")[0] in SLOTS or option != typed[slot])
+    return kept | {slot.replace("/", "."): options[slot] for slot in said}
 
 
 def _newest(runs: list[Run]) -> tuple[list[Run], list[Skipped]]:

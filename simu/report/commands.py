@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from simu.console import inert
 from simu.metrics.benchmarks import BENCHMARKS
 from simu.report import best, compare
 from simu.report.collect import SAME, Skipped, collect
@@ -45,7 +46,7 @@ def report(options: argparse.Namespace) -> None:
     say_skipped(unusable)
     write(options.out, made, every, runs, unusable, pictures)
     found = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    print(f"{found}, {len(skipped)} left out → {options.out / 'index.html'}")
+    print(inert(f"{found}, {len(skipped)} left out → {options.out / 'index.html'}"))
 
 
 def compare_two(options: argparse.Namespace) -> None:
@@ -75,12 +76,11 @@ def best_of(options: argparse.Namespace) -> None:
         metric = options.metric or benchmark(candidates[0].benchmark).ranked
         won = best.winner(candidates, metric, limits)
         show([best.table(candidates, metric, limits, won)])
-        if won:
-            lines.append(f"python -m simu.run {best.overrides(won, candidates)}")
+        lines += best.commands(candidates, metric, limits, won) if won else []
     if not lines:
         broken = " and ".join(map(str, asked)) or "the forgetting constraint"
         raise UserError(f"no config holds {broken}; allow more with --where")
-    print("\n".join(lines))
+    print("\n".join(map(inert, lines)))
 
 
 def show(made: Sequence[Table], longest: int | None = None) -> None:
@@ -116,7 +116,7 @@ def say_skipped(skipped: Sequence[Skipped]) -> None:
     repeated = [one for one in skipped if one.reason.startswith(SAME)]
     for one in skipped:
         if one not in repeated:
-            print(f"left out {one.path}: {one.reason}", file=sys.stderr)
+            print(inert(f"left out {one.path}: {one.reason}"), file=sys.stderr)
     if repeated:
         other = sum("not the same" in one.reason for one in repeated)
         but = f", {other} of them with other metrics (see Left out in index.html)" if other else ""

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from simu.metrics.metric import find
+from simu.metrics.statistics import wilson_at_end
 from simu.report.run import Run, mapping
 
 CONFIDENCE = 0.95
@@ -26,7 +28,8 @@ class Estimate:
     n: int | None = None
     """Rows a run scored for it; None where the evaluator did not say."""
     over: Literal["seeds", "rows", ""] = ""
-    """What the interval is over: seeds (Student t) where several ran, else the evaluator's bootstrap over rows."""
+    """What the interval is over: seeds (Student t) where several ran, else rows, as the evaluator has it. An interval
+    of no width says nothing and is none."""
 
 
 def of_metric(runs: Sequence[Run], name: str) -> Estimate | None:
@@ -35,17 +38,42 @@ def of_metric(runs: Sequence[Run], name: str) -> Estimate | None:
     if not having:
         return None
     n = rows_scored(having[0], name)
-    if len(having) > 1:
-        return of_seeds([metrics[name] for metrics in having], n)
-    low, high = (having[0].get(f"{name}/{end}") for end in ("ci_low", "ci_high"))
-    over: Literal["rows", ""] = "" if low is None or high is None else "rows"
-    return Estimate(mean=having[0][name], low=low, high=high, n=n, over=over)
+    values = [metrics[name] for metrics in having]
+    if len(set(values)) > 1:
+        return of_seeds(values, n)
+    ends = [over_rows(metrics, name) for metrics in having]  # equal seeds: rows alone tell how sure that is
+    known = [pair for pair in ends if pair]
+    if not known:
+        return Estimate(mean=values[0], n=n, seeds=len(values))
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    return Estimate(mean=values[0], low=low, high=high, n=n, seeds=len(values), over="rows")
+
+
+def over_rows(metrics: Mapping[str, float], name: str) -> tuple[float, float] | None:
+    """The evaluator's interval over rows. Of a share of none or all of its rows that it has without a width, Wilson's;
+    of another figure without one, none."""
+    low, high = (metrics.get(f"{name}/{end}") for end in ("ci_low", "ci_high"))
+    if low is None or high is None:
+        return None
+    if low < high:
+        return low, high
+    found = find(name)
+    share = found is not None and tuple(found.metric.bounds) == (0, 1) and found.metric.aggregate in ("mean", "auc")
+    n = fewest_rows(metrics, name)
+    return wilson_at_end(metrics[name], n) if share and n else None
+
+
+def fewest_rows(metrics: Mapping[str, float], name: str) -> int | None:
+    """As rows_scored, of an AUC the smaller group."""
+    above = name.rpartition("/")[0]
+    groups = [metrics.get(f"{above}/{end}") for end in ("n_members", "n_nonmembers")]
+    return int(min(n for n in groups if n is not None)) if None not in groups else rows_scored(metrics, name)
 
 
 def of_seeds(values: Sequence[float], n: int | None = None) -> Estimate:
-    """Mean of one value a seed; with its interval where there are two at least."""
-    if len(values) == 1:
-        return Estimate(mean=values[0], n=n)
+    """Mean of one value a seed; with its interval where there are two at least that are not equal."""
+    if len(set(values)) == 1:
+        return Estimate(mean=values[0], n=n, seeds=len(values))
     low, high = over_seeds(values)
     return Estimate(mean=float(np.mean(values)), low=low, high=high, seeds=len(values), n=n, over="seeds")
 

@@ -6,13 +6,16 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from simu.metrics.collapse import MAIN_SPLITS, collapsed, signs
 from simu.metrics.metric import PREFIXES, SUFFIXES
 from simu.report.defaults import option_of_method
 from simu.report.estimate import Estimate, neurons, of_metric, of_seeds
-from simu.report.run import SLOTS, Run, slot_of
+from simu.report.run import ALL_WEIGHTS, SLOTS, Run, slot_of
 
 ORIGINAL = "original"
 PREFIX = f"{PREFIXES[0]}/"
+OWNERS = {"objective": ("objective", "objective.retain")}
+"""Slots with a slot inside: their settings belong to both options."""
 SAID = 3  # settings that a place names; of more, the rest becomes a number
 
 
@@ -27,8 +30,8 @@ class Group:
     Only groups of one model and place were asked the same, so only they are set side by side."""
     original: bool = False
     varying: tuple[str, ...] = ()
-    """Settings in which this group differs from others of the same model, place, method and mask, and options that its
-    method does not pick by itself."""
+    """Options in which this group differs from others of the same model, place, method and mask, or that its method
+    does not pick by itself; then settings in which it differs from those of them that have the same option there."""
 
     @property
     def first(self) -> Run:
@@ -65,26 +68,76 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """'simu · dual', 'simu · dual · objective=npo': method, mask and options that set it apart."""
-        said = [f"{short(key)}={show(self.settings.get(key))}" for key in self.varying if self.is_option(key)]
-        return " · ".join([self.method, *([] if self.original else [self.mask]), *said])
+        """'simu · dual', 'simu · dual · objective=npo × ce': method, mask and options that set it apart."""
+        return " · ".join([self.method, *([] if self.original else [self.mask]), *self._options()])
+
+    @property
+    def foreign(self) -> dict[str, str]:
+        """Slot → option that its method does not pick by itself: with one it is another method than its name says."""
+        if self.original:
+            return {}
+        keys = ["mask", *(key for key in self.settings if self.is_option(key))]
+        unread = ("mask", "attribution") if self.mask == ALL_WEIGHTS else ()
+        picked = {key: option_of_method(self.method, key) for key in keys if key not in unread}
+        return {
+            key: str(self.settings.get(key))
+            for key, option in picked.items()
+            if option is not None and self.settings.get(key) != option
+        }
+
+    def _options(self) -> list[str]:
+        """'objective=npo × ce', 'optimizer=adamw': those of `varying`."""
+        slots = dict.fromkeys(column_of(key) for key in self.varying if self.is_option(key))
+        return [f"{slot}={self.option(slot)}" for slot in slots]
 
     def is_option(self, key: str) -> bool:
         """Whether a setting is the option of a slot ('optimizer', 'objective.retain'); the mask has its own column."""
-        return key != "mask" and slot_of(key) in SLOTS and key.replace(".", "/") in self.first.options
+        return key != "mask" and slot_of(key) in SLOTS and key in self.first.slots
 
     def option(self, slot: str) -> str:
-        """Which option fills a slot; '–' for the model before unlearning."""
-        return "–" if self.original else show(self.settings.get(slot, "–"))
+        """Which option fills a slot, of the objective both losses: 'npo × kl'; '–' for the model before unlearning."""
+        if self.original:
+            return "–"
+        inner = [key for key in self.settings if key.startswith(f"{slot}.") and self.is_option(key)]
+        return " × ".join(show(self.settings.get(key, "–")) for key in (slot, *inner))
 
     def differs(self, most: int | None = None) -> str:
-        """'t=0.3, lr=1e-05': the settings that tell this group from its neighbours, `most` of them."""
-        return ", ".join(f"{short(key)}={show(self.settings.get(key))}" for key in self.varying[:most])
+        """'objective=npo × ce, t=0.3': what tells this group from its neighbours, `most` of it."""
+        return ", ".join([*self._options(), *self._settings()][:most])
+
+    def apart(self) -> str:
+        """'t=0.3, lr=1e-05': the settings alone, beside columns that say the options."""
+        return ", ".join(self._settings())
+
+    def _settings(self) -> list[str]:
+        return [f"{short(key)}={show(self.settings.get(key))}" for key in self.varying if not self.is_option(key)]
 
     def label(self) -> str:
         """'simu · dual (t=0.3)'."""
         mask = "" if self.original else f" · {self.mask}"
         return f"{self.method}{mask}" + (f" ({self.differs()})" if self.varying else "")
+
+    @property
+    def collapse(self) -> str:
+        """By which signs its model has collapsed, of the worst seed: 'forget Repetition 0.985 (before: 0.010), …'; ''
+        where none has."""
+        found = [] if self.original else [signs for run in self.runs if (signs := collapsed(run.metrics))]
+        if not found:
+            return ""
+        seeds = f" ({len(found)} of {len(self.runs)} seeds)" if len(found) < len(self.runs) else ""
+        return ", ".join(max(found, key=len)) + seeds
+
+    def warnings(self) -> list[str]:
+        """What its runs warned of, each line once."""
+        return [] if self.original else list(dict.fromkeys(line for run in self.runs for line in run.warnings))
+
+    def state(self) -> str:
+        """'collapsed', 'warned', or ''."""
+        return "collapsed" if self.collapse else "warned" if self.warnings() else ""
+
+    def signs(self) -> list[str]:
+        """Metrics that tell a collapse, of the first split to forget and the first to keep."""
+        return [key for key in signs(self.metrics()) if key.split("/")[0] in MAIN_SPLITS]
 
     def metrics(self) -> list[str]:
         """Names of the metrics that any of its runs has, without intervals and counts."""
@@ -146,11 +199,33 @@ def originals(runs: Iterable[Run]) -> list[Group]:
     ]
 
 
-def varying(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Settings that are not the same in all of the groups; a class only where its option's name does not say it."""
+def varying(groups: Sequence[Group], option: Mapping[str, object] | None = None) -> tuple[str, ...]:
+    """Settings that are not the same in all of the groups, options first. What an option brings is compared among the
+    groups that have this option: the rate of another optimizer is no setting of this one."""
     keys = dict.fromkeys(key for g in groups for key in g.settings)
-    differing = [key for key in keys if len({repr(g.settings.get(key)) for g in groups}) > 1]
-    return tuple(key for key in differing if not (_is_class(key) and key.rpartition(".")[0] in differing))
+    differing = [key for key in keys if _differs(key, groups, option)]
+    return tuple(sorted(differing, key=lambda key: not any(g.is_option(key) for g in groups)))
+
+
+def _differs(key: str, groups: Sequence[Group], option: Mapping[str, object] | None) -> bool:
+    """Whether a setting differs between groups with one option in its slot: `option`'s, else any."""
+    by_option: dict[object, set[str]] = {}
+    for g in groups:
+        whose = None if g.is_option(key) or key == "mask" else owner(key, g.settings)
+        if option is None or whose is None or whose == owner(key, option):
+            by_option.setdefault(whose, set()).add(repr(g.settings.get(key)))
+    return any(len(values) > 1 for values in by_option.values())
+
+
+def owner(key: str, settings: Mapping[str, object]) -> tuple[object, ...] | None:
+    """The options of the slot that a setting belongs to; None where it is of no slot of the method."""
+    slot = slot_of(key)
+    return tuple(settings.get(name) for name in OWNERS.get(slot, (slot,))) if slot in SLOTS else None
+
+
+def column_of(key: str) -> str:
+    """'objective.retain' → 'objective': both losses stand in one column."""
+    return slot_of(key)
 
 
 def short(key: str) -> str:
@@ -176,16 +251,10 @@ def show(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def _is_class(key: str) -> bool:
-    return key.endswith("_target_")
-
-
 def _told_apart(g: Group, groups: Sequence[Group]) -> Group:
     like = [o for o in groups if (o.model, o.place, o.method, o.mask) == (g.model, g.place, g.method, g.mask)]
-    picked = {key: option_of_method(g.method, key) for key in g.settings if g.is_option(key)}
-    own = [key for key, option in picked.items() if option is not None and g.settings[key] != option]
-    apart = sorted(varying(like), key=lambda key: not g.is_option(key))  # options first: a note names the first few
-    return replace(g, varying=tuple(dict.fromkeys([*own, *apart])))
+    own = [key for key in g.foreign if key != "mask"]
+    return replace(g, varying=tuple(dict.fromkeys([*own, *varying(like, g.settings)])))
 
 
 def _places(runs: Iterable[Run]) -> dict[str, str]:
@@ -197,7 +266,7 @@ def _places(runs: Iterable[Run]) -> dict[str, str]:
     for (_, data), benches in found.items():
         names = dict.fromkeys(name for settings in benches.values() for name in settings)
         apart = [name for name in names if len({repr(s.get(name)) for s in benches.values()}) > 1]
-        apart.sort(key=lambda name: (_is_class(name), not name.startswith("data.")))
+        apart.sort(key=lambda name: not name.startswith("data."))
         for number, (key, settings) in enumerate(sorted(benches.items()), 1):
             said = [f"{name.rsplit('.', 1)[-1]}={show(settings.get(name))}" for name in apart[:SAID]]
             said += [f"… #{number}"] if len(apart) > SAID else []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from simu.report import paper
-from simu.report.defaults import option_of_method, value_of_option
-from simu.report.groups import Group
-from simu.report.run import SLOTS, Run, slot_of
+from simu.report.defaults import value_of_option
+from simu.report.groups import Group, owner
+from simu.report.run import SLOTS, slot_of
 
 METHODS = tuple(paper.methods())
 SELECTIVE = "simu"
@@ -15,36 +15,31 @@ MASKS = ("dual", "forget_only", "contrastive", "soft", "random", "none", "all", 
 
 
 def nearest_to_preset(groups: Sequence[Group]) -> list[Group]:
-    """For each model, place and method the group with the fewest settings that differ from its preset's, then with the
-    paper's mask, then the most seeds."""
+    """For each model, place and method the group with the fewest options that its method does not pick by itself, then
+    with the fewest settings that differ from its preset's, then with the paper's mask, then the most seeds."""
     best: dict[tuple[str, str, str], list[Group]] = {}
     for g in groups:
         best.setdefault((g.model, g.place, g.method), []).append(g)
     return [min(same, key=lambda g: (changes(g, same), mask_rank(g.mask), -g.seeds)) for same in best.values()]
 
 
-def changes(g: Group, same: Sequence[Group]) -> int:
-    """In how many settings a group differs from what its method and its preset have.
+def changes(g: Group, same: Sequence[Group]) -> tuple[int, int]:
+    """In how many options a group differs from what its method picks, and in how many settings from its preset's.
 
     `same`: the groups of its model, place and method. What one of them took from a preset holds for all that have the
     same option in that slot: a run that overrode the preset's value does not record it.
     """
+    return len(g.foreign), len(unusual(g, same))
+
+
+def unusual(g: Group, same: Sequence[Group]) -> list[str]:
+    """Settings of a group that are neither its preset's nor its option's own."""
     presets: dict[str, object] = {}
     for run in (run for o in same for run in o.runs):
-        presets |= {key: value for key, value in run.presets.items() if _same_option(run, g.first, slot_of(key))}
-    return sum(_differs(g, key, value, presets) for key, value in g.settings.items() if slot_of(key) in SLOTS)
-
-
-def _same_option(a: Run, b: Run, slot: str) -> bool:
-    return a.settings.get(slot) == b.settings.get(slot)
-
-
-def _differs(g: Group, key: str, value: object, presets: Mapping[str, object]) -> bool:
-    if g.is_option(key) or key == "mask":
-        usual: object = option_of_method(g.method, key)
-    else:
-        usual = presets.get(key, value_of_option(g.method, g.first.options, key))
-    return usual is not None and not key.endswith("_target_") and value != usual
+        presets |= {k: v for k, v in run.presets.items() if owner(k, run.settings) == owner(k, g.settings)}
+    keys = [key for key in g.settings if slot_of(key) in SLOTS and key not in g.first.slots]
+    usual = {key: presets.get(key, value_of_option(g.method, g.first.options, key)) for key in keys}
+    return [key for key in keys if usual[key] is not None and g.settings[key] != usual[key]]
 
 
 def by_mask(groups: Sequence[Group]) -> dict[str, Group]:

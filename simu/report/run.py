@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,17 @@ class Run:
         """The mask's option; 'all weights' where the selection reads no mask."""
         return ALL_WEIGHTS if self.options.get("selection") == "all" else self.options.get("mask", "?")
 
+    @property
+    def slots(self) -> frozenset[str]:
+        """Settings that are the option of a slot: 'mask', 'objective.retain'."""
+        return frozenset(slot.replace("/", ".") for slot in self.options)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the run itself warned of."""
+        said = self.provenance.get("warnings")
+        return [str(line) for line in said] if isinstance(said, list) else []
+
     def generations(self) -> list[dict[str, Any]]:
         """The rows of generations.jsonl; none where the file is missing, or broken (then `broken` says so)."""
         return self._lines("generations.jsonl", ("split", "id"))
@@ -57,15 +69,29 @@ class Run:
 
     def tensor(self, file: str, name: str) -> NDArray[np.float32] | None:
         """One tensor [L, D] of a safetensors file as float32; None where there is none (or `broken` says why not)."""
-        try:
-            with safe_open(self.path / file, framework="numpy") as store:
-                names = store.keys()
-                return np.asarray(store.get_tensor(name), dtype=np.float32) if name in names else None
-        except FileNotFoundError:
+        path = self.path / file
+        if not os.path.lexists(path):
             return None
-        except (OSError, SafetensorError, TypeError) as error:  # TypeError: a number format that numpy lacks
+        try:
+            if not path.is_file():
+                raise OSError("it is no file")
+            with safe_open(path, framework="numpy") as store:
+                if name not in store.keys():  # noqa: SIM118 - no mapping
+                    return None
+                values = np.asarray(store.get_tensor(name), dtype=np.float32)
+        except (
+            OSError,
+            SafetensorError,
+            TypeError,
+            ValueError,
+        ) as error:  # TypeError: a number format that numpy lacks
             self.broken[file] = f"cannot be read ({' '.join(str(error).split())})"
             return None
+        if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+            what = f"of shape {list(values.shape)}" if values.ndim != 2 or not values.size else "not finite"
+            self.broken[file] = f"{name} is {what}; allowed is [layers, neurons] of finite numbers"
+            return None
+        return values
 
     def _lines(self, file: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
         try:
@@ -100,36 +126,62 @@ def mapping(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def finite(value: object) -> float | None:
+    """A finite number as a float; None for anything else: true and false, NaN, a whole number beyond any float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def text_of(path: Path) -> str:
+    """A file's text. Raises ValueError with what is wrong: a folder or a pipe in its place, no permission, no UTF-8."""
+    try:
+        if os.path.lexists(path) and not path.is_file():
+            raise ValueError("is a folder" if path.is_dir() else "is not a file")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError("is missing") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
 def json_object(path: Path) -> dict[str, Any] | str:
     """The object in a JSON file, or what is wrong with the file: 'is not whole JSON'."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    except (ValueError, RecursionError):
+        text = text_of(path)
+    except ValueError as error:
+        return str(error)
+    if not text.strip():
+        return "is empty"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
         return "is not whole JSON"
-    return value if isinstance(value, dict) else "is not a JSON object"
+    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads; lists in lists in lists
+        return f"cannot be read: {str(error).split(';')[0][:100]}"
+    return value if isinstance(value, dict) else f"is not a JSON object but {_kind(value)}"
+
+
+def _kind(value: object) -> str:
+    return {"NoneType": "null", "list": "a list", "str": "a text"}.get(type(value).__name__, "a number")
 
 
 def json_lines(path: Path, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """One object a line, each with `keys`. Raises ValueError with the number of the line that is none."""
     if not os.path.lexists(path):
         return
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"not UTF-8 text ({error})") from error
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} is not JSON ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} is not JSON ({str(error).split(';')[0][:100]})") from error
         if not isinstance(row, dict) or any(key not in row for key in keys):
             raise ValueError(f"line {number} is no object with {', '.join(keys)}")
         yield row

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from simu.console import inert, shortened
+from simu.metrics.collapse import MAIN_SPLITS, signs
 from simu.metrics.metric import PREFIXES, SPLIT_ROLES, SUFFIXES, find
 from simu.report.columns import benchmark, label, unlisted
 from simu.report.direction import arrow, better
+from simu.report.estimate import over_rows
 
-WIDTH = 80
+WIDTH, NAME = 80, 20
+"""Columns of a terminal, and letters of a name that head a column of '0.947 [0.930, 0.964]'."""
 BEFORE = PREFIXES[0]
 
 
-def print_summary(metrics: Mapping[str, float], method: str, name: str) -> None:
+def print_summary(metrics: Mapping[str, float], method: str, name: str, warnings: Sequence[str] = ()) -> None:
     """One row a metric of benchmark `name`: direction, original, method, n; 80 columns wide at most.
 
-    Values are [low, high] 95 % bootstrap intervals where known. Which metrics, their labels and directions are the
-    metric table's and the benchmark's.
+    Values are [low, high] 95 % intervals over rows where known. Which metrics, their labels and directions are the
+    metric table's and the benchmark's; what tells a collapse stands below them, and below all what the run warned of.
     """
+    method = shortened(inert(method), NAME)
     table = Table(
         title=Text(f"{BEFORE} → {method}"),
         title_justify="left",
@@ -31,33 +36,42 @@ def print_summary(metrics: Mapping[str, float], method: str, name: str) -> None:
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        caption=Text(documents(metrics)) if documents(metrics) else None,
+        caption=Text("\n".join(filter(None, (documents(metrics), intervals(metrics))))),
         caption_justify="left",
     )
     table.add_column("metric", overflow="fold")
     table.add_column("", justify="center", no_wrap=True)
     for head in (BEFORE, method, "n"):
-        table.add_column(Text(head), justify="right", no_wrap=True, overflow="ellipsis")
+        table.add_column(Text(head, "bold"), justify="right", no_wrap=True, overflow="ellipsis")
     for key in rows(metrics, name):
         values = (cell(metrics, f"{BEFORE}/{key}"), cell(metrics, key), count(metrics, key))
-        table.add_row(Text(label(key)), arrow(better(key)), *values)
-    Console(width=WIDTH).print(table)
+        table.add_row(Text(inert(label(key))), arrow(better(key)), *values)
+    console = Console(width=WIDTH)
+    console.print(table)
+    for line in warnings:
+        console.print(Text(f"warning: {inert(line)}"))
 
 
 def rows(metrics: Mapping[str, float], name: str) -> list[str]:
-    """The benchmark's headline, then headline metrics that it does not list; all that a run of no known benchmark
-    has."""
+    """The benchmark's headline, headline metrics that it does not list, and of the first splits to forget and to keep
+    what tells a collapse; all that a run of no known benchmark has."""
     listed = benchmark(name).headline
     own = [key for key in metrics if key.split("/")[0] not in PREFIXES and key.rsplit("/", 1)[-1] not in SUFFIXES]
-    return [key for key in (*listed, *unlisted(listed, own)) if key in metrics]
+    told = [key for key in signs(metrics) if key.split("/")[0] in MAIN_SPLITS]
+    return [key for key in dict.fromkeys((*listed, *unlisted(listed, own), *told)) if key in metrics]
 
 
 def cell(metrics: Mapping[str, float], key: str) -> str:
     if key not in metrics:
         return "–"
-    low, high = metrics.get(f"{key}/ci_low"), metrics.get(f"{key}/ci_high")
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{metrics[key]:.3f}{interval}"
+    ends = over_rows(metrics, key)
+    return f"{metrics[key]:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+
+
+def intervals(metrics: Mapping[str, float]) -> str:
+    """What the intervals are, where there are any."""
+    some = any(key.endswith("/ci_low") for key in metrics)
+    return "95 % intervals over rows: bootstrap; Wilson where all rows score 0 or all 1" if some else ""
 
 
 def documents(metrics: Mapping[str, float]) -> str:

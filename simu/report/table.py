@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from simu.console import inert
 from simu.metrics.metric import Better
 from simu.report.estimate import Estimate
 
@@ -38,7 +39,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A finished table; every cell an Estimate, a number, a text or None (nothing to show)."""
+    """A finished table; every cell an Estimate, a number, a text or None (nothing to show). Whatever texts runs brought
+    into it, it holds them inert: no line break, no sign that a terminal obeys, no half of a surrogate pair."""
 
     name: str
     """Of its files: 'table1'."""
@@ -46,6 +48,16 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name, value in (("title", inert(self.title)), ("notes", tuple(map(inert, self.notes)))):
+            object.__setattr__(self, name, value)
+        heads = (replace(c, label=inert(c.label), span=inert(c.span)) for c in self.columns)
+        object.__setattr__(self, "columns", tuple(heads))
+        rows = (
+            replace(row, cells=tuple(inert(c) if isinstance(c, str) else c for c in row.cells)) for row in self.rows
+        )
+        object.__setattr__(self, "rows", tuple(rows))
 
 
 WHERE = ("data", "model")
@@ -91,8 +103,9 @@ def without_empty(table: Table) -> Table:
 
 
 def file_name(text: str) -> str:
-    """'table6_tiny_mini (forget_offset=4)' → 'table6_tiny_mini_forget_offset=4': no path, no tag, whatever it names."""
-    return re.sub(r"[^\w.=-]+", "_", text).strip("_")[:120]
+    """'table6_tiny_mini (forget_offset=4)' → 'table6_tiny_mini_forget_offset=4': no path, no tag, whatever it names, and
+    with room for an ending in the 255 bytes that a file system takes."""
+    return re.sub(r"[^\w.=-]+", "_", text).strip("_").encode()[:120].decode(errors="ignore")
 
 
 def distinct(names: Sequence[str]) -> list[str]:

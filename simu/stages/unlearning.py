@@ -19,12 +19,12 @@ from simu.sharding import shard
 from simu.slots import Objective, Optimizer, Selection
 from simu.stages.artifact import Artifact, Context, Setup
 from simu.store.cache import CHECKPOINT
-from simu.store.files import write_tensors
+from simu.store.files import write_json, write_tensors
 from simu.training import Training, train
 from simu.types import Example
 
 NAME, TOGETHER = "unlearning", True
-LOG = "train_log.jsonl"
+LOG, WARNINGS = "train_log.jsonl", "warnings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Inputs:
 
 
 def compute(inputs: Inputs, folder: Path, context: Context) -> None:
-    """folder/weights.safetensors (every tensor that changed) and train_log.jsonl (a record a step)."""
+    """folder/weights.safetensors (every tensor that changed), train_log.jsonl (a record a step) and warnings.json."""
     setup = inputs.setup
     model, tokenizer = inputs.target.load()
 
@@ -53,7 +53,7 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     selection = inputs.selection(shard(model), inputs.mask, master=setup.precision.master)
     optimizer = inputs.optimizer(selection.named_parameters())
     reads_refusals = inputs.objective.forget.answers != "original"
-    train(
+    trained = train(
         model,
         selection,
         optimizer,
@@ -70,6 +70,7 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     tensors = selection.trained_tensors()
     if context.main:
         write_tensors(folder / "weights.safetensors", tensors)
+        write_json(folder / WARNINGS, trained.warnings)
 
 
 def load(inputs: Inputs, folder: Path, context: Context) -> Loaded:

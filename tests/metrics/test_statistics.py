@@ -109,9 +109,62 @@ def test_paired_p_value_agrees_with_every_sign_flip(shift):
     assert found.n == 11
 
 
-def test_paired_difference_of_equal_runs_is_nothing():
-    found = st.paired_difference([0, 1, 1, 0.5], [0, 1, 1, 0.5])
-    assert (found.mean, found.ci_low, found.ci_high, found.p_value) == (0, 0, 0, 1)
+WILSON_20 = 3.841459 / (20 + 3.841459)
+"""Upper end for 0 of 20 by hand: z² / (n + z²), z = 1.959964."""
+
+
+def test_wilson_at_the_ends_and_between_by_hand():
+    assert st.wilson(0, 20) == pytest.approx((0, WILSON_20), abs=1e-6)
+    assert st.wilson(20, 20) == pytest.approx((1 - WILSON_20, 1), abs=1e-6)
+    # 3 of 20: (0.15 + z²/40 ± z·√(0.15·0.85/20 + z²/1600)) / (1 + z²/20) = (0.246036 ± 0.183609) / 1.192073
+    assert st.wilson(3, 20) == pytest.approx((0.052369, 0.360419), abs=1e-5)
+    assert st.wilson_at_end(0.5, 20) is None
+
+
+@pytest.mark.parametrize(("score", "low", "high"), [(0.0, 0.0, WILSON_20), (1.0, 1 - WILSON_20, 1.0)])
+@pytest.mark.parametrize("key", ["forget/exact_match", "retain/rouge_l_recall", "original/forget/Task1/knowledge"])
+def test_a_share_of_none_or_all_has_wilsons_interval(key, score, low, high):
+    figures = Figures(bootstrap=50, seed=0)
+    figures.mean(key, "rows", [score] * 20)
+    assert bounds(figures, key) == pytest.approx((low, high), abs=1e-6)
+    figures = Figures(bootstrap=0, seed=0)
+    figures.mean(key, "rows", [score] * 20)
+    assert set(figures.metrics) == {key}  # no interval was asked for
+
+
+def test_counts_and_unknown_scores_that_are_all_nought_have_no_share_to_speak_of():
+    figures = Figures(bootstrap=50, seed=0)
+    for key in ("forget/generated_tokens", "forget/mine"):
+        figures.mean(key, "rows", [0.0] * 20)
+        assert bounds(figures, key) == (0, 0)
+
+
+def test_a_perfect_attack_is_as_sure_as_its_smaller_group():
+    figures = Figures(bootstrap=50, seed=0)
+    figures.auc("mia/loss", ("members", [2.0] * 20), ("others", [1.0] * 40))
+    assert bounds(figures, "mia/loss") == pytest.approx((1 - WILSON_20, 1), abs=1e-6)
+
+
+def test_a_combination_of_such_figures_alone_has_the_range_over_their_intervals():
+    figures = Figures(bootstrap=50, seed=0)
+    figures.mean("forget/exact_match", "a", [0.0] * 20)
+    figures.mean("retain/exact_match", "b", [1.0] * 20)
+    parts = ["forget/exact_match", "retain/exact_match"]
+    figures.combine("aggregate", parts, lambda p: (1 - p[0] + p[1]) / 2)
+    assert bounds(figures, "aggregate") == pytest.approx((1 - WILSON_20, 1), abs=1e-6)
+    figures.mean("retain/rouge_l_recall", "b", [0.0, 1.0] * 10)  # one part with spread: resamples, as ever
+    figures.combine("mine", ["forget/exact_match", "retain/rouge_l_recall"], lambda p: p[0] + p[1])
+    assert bounds(figures, "mine") == bounds(figures, "retain/rouge_l_recall")
+
+
+def test_rows_that_all_differ_alike_leave_what_wilson_lets_through():
+    found = st.paired_difference([0.0, 1.0] * 10, [0.0, 1.0] * 10)
+    assert (found.mean, found.p_value) == (0, 1)
+    assert (found.ci_low, found.ci_high) == pytest.approx((-WILSON_20, WILSON_20), abs=1e-6)
+    found = st.paired_difference(np.ones(20), np.zeros(20))
+    assert (found.ci_low, found.ci_high) == pytest.approx((1 - 2 * WILSON_20, 1), abs=1e-6)
+    unbounded = st.paired_difference([3.0] * 20, [3.0] * 20)
+    assert (unbounded.mean, unbounded.ci_low, unbounded.ci_high) == (0, 0, 0)
 
 
 def test_paired_difference_of_a_plain_gain_is_sure_and_never_zero():

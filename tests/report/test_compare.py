@@ -111,12 +111,12 @@ def test_the_winner_is_the_best_mean_that_holds_the_constraint(search):
     won = best.winner(simu, "aggregate", rule)
     assert won is not None
     assert (won.settings["mask.t"], won.seeds) == (0.5, 2)
-    assert best.overrides(won, simu) == "model=tiny data=mini method=simu mask.t=0.5"
+    assert best.command(won, simu) == "python -m simu.run model=tiny data=mini method=simu mask.t=0.5"
     both = best.winner(simu, "aggregate", [best.parse("forget/rouge_l_recall < 0.3"), best.parse("aggregate<0.82")])
     assert both is not None
     assert both.settings["mask.t"] == 0.3
     assert best.winner(simu, "aggregate", [best.parse("forget/rouge_l_recall<=0.01")]) is None
-    assert best.overrides(so[0], so) == "model=tiny data=mini method=so_graddiff"
+    assert best.command(so[0], so) == "python -m simu.run model=tiny data=mini method=so_graddiff"
 
 
 def test_best_prints_the_command_of_each_methods_winner(search, capsys):
@@ -169,7 +169,7 @@ def test_a_search_among_options_is_won_by_name(tmp_path, make_run):
     (simu,) = best.candidates(group(collect([tmp_path])[0]))
     won = best.winner(simu, "aggregate", [])
     assert won is not None
-    assert best.overrides(won, simu) == "model=tiny data=mini method=simu objective=npo"
+    assert best.command(won, simu) == "python -m simu.run model=tiny data=mini method=simu objective=npo"
     assert "objective" in [c.label for c in best.table(simu, "aggregate", [], won).columns]
 
 

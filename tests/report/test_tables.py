@@ -195,10 +195,7 @@ def test_methods_that_pick_their_options_are_told_apart_by_them_in_tables_alone(
 def test_a_class_of_ones_own_tells_runs_apart_where_the_options_do_not(tmp_path, make_run, edit):
     for name in ("Mine", "Yours"):
         edit(make_run(tmp_path / name), settings={"mask._target_": f"here.{name}"})
-    assert {g.differs() for g in group(collect([tmp_path])[0])} == {
-        "mask._target_=here.Mine",
-        "mask._target_=here.Yours",
-    }
+    assert {g.kind for g in group(collect([tmp_path])[0])} == {"simu · here.Mine", "simu · here.Yours"}
 
 
 def test_seeds_of_one_row_that_ran_with_different_code_are_said(tmp_path, make_run):

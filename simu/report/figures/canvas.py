@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from simu.console import inert, shortened
 from simu.report.columns import counts
 from simu.report.groups import Group
 from simu.report.table import file_name
@@ -25,7 +27,8 @@ BLACK = COLOURS[6]
 POINTS = tuple(colour for colour in COLOURS if colour != BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "h")
 BEFORE = " In brackets, and dotted where it is on the scale: before unlearning."
-LONGEST = 60  # letters of a legend's line
+LINE = 60  # letters of a legend's line
+TITLE = 160  # letters of a name in a title
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -59,7 +62,8 @@ def png_and_pdf(picture: Picture) -> tuple[bytes, bytes]:
     import matplotlib
 
     png, pdf = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks are boxes, and no lines in a progress bar
         picture.figure.savefig(png, format="png", dpi=200)
         picture.figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     return png.getvalue(), pdf.getvalue()
@@ -75,14 +79,15 @@ def canvas(columns: int, rows: int = 1, width: float = 0.0, height: float = 3.7)
 
 def titled(name: str, figure: Figure, g: Group, what: str, note: str, caption: str, suffix: str = "") -> Picture:
     """Say inside the picture what it is of and what the bars are, so that it can stand alone."""
-    title = f"{g.model} on {g.place}: {what}"
+    model, place = (shortened(inert(name), TITLE) for name in (g.model, g.place))
+    title = f"{model} on {place}: {shortened(inert(what), TITLE)}"
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), x=0.01, ha="left", weight="bold")
     if note:
         lines = textwrap.fill(note, int(18 * figure.get_figwidth()))
         figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color="#555555")
     number = caption.split(":")[0]
     file = file_name(f"{name}_{g.model}_{g.place}{suffix}")
-    return Picture(file, f"{number}: {title}", f"{caption} {note}".strip(), figure)
+    return Picture(file, inert(f"{number}: {title}"), inert(f"{caption} {note}".strip()), figure)
 
 
 def evidence(groups: Sequence[Group]) -> str:
@@ -91,7 +96,7 @@ def evidence(groups: Sequence[Group]) -> str:
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
     noun = "seed" if seeds == [1] else "seeds"
     rows = " or ".join(dict.fromkeys(counts(g) for g in groups))
-    over_rows, over_seeds = "over rows (bootstrap)", "over seeds (Student t), cut at 0 and 1"
+    over_rows, over_seeds = "over rows (bootstrap or Wilson)", "over seeds (Student t), cut at 0 and 1"
     if seeds[0] > 1:
         bars = over_seeds
     else:
@@ -114,25 +119,32 @@ def legend(ax: Axes) -> None:
             borderaxespad=0,
             bbox_transform=ax.transAxes + below,
         )
-        _cut(ax)
+        _wrap(ax)
 
 
 def legend_beside(ax: Axes, handles: Sequence[Any] | None = None) -> None:
     """To the right of the axes."""
     more = {} if handles is None else {"handles": handles}
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **more)
-    _cut(ax)
+    _wrap(ax)
 
 
-def _cut(ax: Axes) -> None:
-    """Legends leave the axes their room, however long a name is."""
+def _wrap(ax: Axes) -> None:
+    """Legends leave the axes their room and lose no option of a kind, however long a name is."""
     drawn = ax.get_legend()
     for text in drawn.get_texts() if drawn else ():
-        text.set_text(cut(text.get_text()))
+        text.set_text("\n".join(map(wrapped, text.get_text().split("\n"))))
 
 
-def cut(name: str) -> str:
-    return f"{name[:LONGEST]}…" if len(name) > LONGEST else name
+def wrapped(name: str) -> str:
+    """On lines of LINE letters, broken between the parts of a kind; each part cut where it is longer than that."""
+    lines: list[str] = []
+    for part in (shortened(part, LINE) for part in inert(name).split(" · ")):
+        if lines and len(lines[-1]) + len(part) + 3 <= LINE:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
 
 
 def original_of(g: Group, before: Sequence[Group]) -> Group | None:

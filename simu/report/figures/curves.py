@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from simu.report.columns import benchmark, label
+from simu.report.columns import benchmark, headed
 from simu.report.estimate import Estimate
 from simu.report.figures.canvas import BEFORE, BLACK, Picture, canvas, evidence, legend, original_of, titled
 from simu.report.figures.marks import dodged, fit, levels, line, series
@@ -103,7 +103,7 @@ def weights(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pictur
             for i, points in enumerate(lines):
                 xs = [_at(p, WEIGHT) * 1.03 ** (i - (len(lines) - 1) / 2) for p in points]
                 line(ax, i, xs, [p.estimate(metric) for p in points], points[0].kind)
-            name = f"{label(metric)}, 0 to 1"
+            name = f"{headed(metric)}, 0 to 1"
             ax.set(title=panel.title, ylabel=name, xlabel="λ, weight of the retain side", xscale="log")
             ax.set_xticks(ticks, map(show, ticks), minor=False)
             ax.set_xticks([], minor=True)

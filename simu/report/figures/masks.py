@@ -11,11 +11,11 @@ from simu.report.figures.canvas import (
     MARKERS,
     Picture,
     canvas,
-    cut,
     evidence,
     legend,
     original_of,
     titled,
+    wrapped,
 )
 from simu.report.figures.marks import BARS, arms, fit, levels, said, series
 from simu.report.groups import Group
@@ -65,6 +65,6 @@ def _comparison(shown: Sequence[Group], original: Group | None) -> Picture:
 
 def _mask_label(g: Group) -> str:
     """'forget only (12.5 %)', with the options that its method does not pick by itself."""
-    name = cut(g.kind.removeprefix(f"{g.method} · ").replace("_", " "))
+    name = wrapped(g.kind.removeprefix(f"{g.method} · ").replace("_", " "))
     share = g.share_selected()
     return f"{name} ({100 * share.mean:.1f} %)" if share else name

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from simu.report.columns import benchmark, label
+from simu.metrics.collapse import MAIN_SPLITS
+from simu.report.columns import benchmark, column, label
 from simu.report.direction import better, words
 from simu.report.estimate import Estimate
 from simu.report.figures.canvas import (
@@ -18,6 +19,7 @@ from simu.report.figures.canvas import (
     legend_beside,
     original_of,
     titled,
+    wrapped,
 )
 from simu.report.figures.marks import BARS, arms, fit
 from simu.report.groups import Group
@@ -42,18 +44,25 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
         x, y = (panel.keys[0] for panel in panels)
         if not any(p.estimate(x) and p.estimate(y) for p in same):
             continue
-        figure, (ax,) = canvas(1, width=5.6, height=4.2)
         kinds = list(dict.fromkeys(p.kind for p in sorted(same, key=rank)))
-        large = {id(p) for kind in kinds for p in nearest_to_preset([q for q in same if q.kind == kind])}
+        figure, (ax,) = canvas(1, width=5.6, height=max(4.2, 0.45 * len(kinds) + 1.6))
+        main = {kind: nearest_to_preset([q for q in same if q.kind == kind])[0] for kind in kinds}
+        large = {id(p) for p in main.values()}
         for p in sorted(same, key=lambda p: id(p) in large):
-            _point(ax, kinds.index(p.kind), p.estimate(x), p.estimate(y), id(p) in large)
+            _point(ax, kinds.index(p.kind), p.estimate(x), p.estimate(y), id(p) in large, hollow=bool(p.collapse))
         fit(ax, "x")
         fit(ax, "y")
-        handles = [_handle(kind, POINTS[i % len(POINTS)], MARKERS[i % len(MARKERS)]) for i, kind in enumerate(kinds)]
+        handles = [
+            _handle(_legend(p), POINTS[i % len(POINTS)], MARKERS[i % len(MARKERS)], hollow=bool(p.collapse))
+            for i, p in enumerate(main.values())
+        ]
         handles += _original(ax, original_of(same[0], before), x, y)
         ax.set(xlabel=_axis(x), ylabel=_axis(y))
         legend_beside(ax, handles)
-        note = f"Large: nearest to the preset; small: other settings. {evidence(same)}"
+        fallen = [p for p in same if p.collapse]
+        hollow = f" Hollow: collapsed ({len(fallen)} of {len(same)} configs; signs in the table of every run)."
+        said = f" In the legend, of the large ones: {', '.join(map(label, _told(same)))}." if _told(same) else ""
+        note = f"Large: nearest to the preset; small: other settings.{hollow * bool(fallen)}{said} {evidence(same)}"
         yield titled("figure4_tradeoff", figure, same[0], "retained against forgotten", note, CAPTION)
 
 
@@ -61,10 +70,23 @@ def _axis(key: str) -> str:
     return ": ".join(filter(None, (label(key), words(better(key)))))
 
 
-def _handle(text: str, colour: str, marker: str) -> Any:
+def _told(groups: Sequence[Group]) -> list[str]:
+    """What tells a collapse on rows to forget."""
+    return list(dict.fromkeys(key for g in groups for key in g.signs() if key.split("/")[0] == MAIN_SPLITS[0]))
+
+
+def _legend(g: Group) -> str:
+    """The kind, and below it the signs of a collapse with their figures, and whether the run warned of something."""
+    found = {key: e for key in _told([g]) if (e := g.estimate(key))}
+    signs = [f"{column(key).label} {e.mean:.2f}" for key, e in found.items()]
+    return "\n".join(filter(None, (wrapped(g.kind), ", ".join(filter(None, (g.state(), *signs))))))
+
+
+def _handle(text: str, colour: str, marker: str, hollow: bool = False) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], linestyle="", color=colour, marker=marker, markersize=7, label=text)
+    look: Any = {"markerfacecolor": "none"} if hollow else {}
+    return Line2D([], [], linestyle="", color=colour, marker=marker, markersize=7, label=text, **look)
 
 
 def _original(ax: Axes, original: Group | None, x: str, y: str) -> list[Any]:
@@ -76,12 +98,15 @@ def _original(ax: Axes, original: Group | None, x: str, y: str) -> list[Any]:
     return [_handle(f"before unlearning ({a.mean:.2f}, {b.mean:.2f})", BLACK, "X")]
 
 
-def _point(ax: Axes, i: int, x: Estimate | None, y: Estimate | None, main: bool) -> None:
+def _point(ax: Axes, i: int, x: Estimate | None, y: Estimate | None, main: bool, hollow: bool) -> None:
     if x is None or y is None:
         return
     colour, marker = POINTS[i % len(POINTS)], MARKERS[i % len(MARKERS)]
+    look: Any = {"markerfacecolor": "white", "markeredgecolor": colour} if hollow else {}
     if not main:
-        ax.plot(x.mean, y.mean, marker, color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
+        ax.plot(
+            x.mean, y.mean, marker, **{"color": colour, "markersize": 4, "alpha": 0.6, "markeredgewidth": hollow} | look
+        )
         return
     ax.errorbar(
         x.mean,
@@ -91,7 +116,7 @@ def _point(ax: Axes, i: int, x: Estimate | None, y: Estimate | None, main: bool)
         fmt=marker,
         color=colour,
         markersize=8,
-        markeredgecolor="white",
         zorder=3,
+        **{"markeredgecolor": "white", **look},
         **BARS,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 from simu.report.estimate import Estimate
 from simu.report.render.cells import head, text
@@ -21,12 +22,22 @@ def markdown(table: Table) -> str:
 
 
 def _inert(words: str) -> str:
-    """One line that opens no tag."""
-    return words.replace("<", "&lt;").replace("\n", " ")
+    """What opens no tag, is no link, no picture and no code."""
+    shown = words.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`")
+    return re.sub(r"\](?=[(:\[])", r"\\]", shown)
 
 
 def _escaped(cell: str) -> str:
-    return _inert(cell.replace("|", "\\|"))
+    return _inert(cell).replace("|", "\\|")
+
+
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
+"""What a spreadsheet takes for a formula."""
+
+
+def _plain(cell: object) -> object:
+    """A text that is none for a spreadsheet either: an apostrophe before what it would compute."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
 def comma_separated(table: Table) -> str:
@@ -36,7 +47,7 @@ def comma_separated(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     heads: list[str] = []
     for column, is_wide in zip(table.columns, wide, strict=True):
-        name = " ".join(filter(None, (column.span, column.label))) or "source"
+        name = str(_plain(" ".join(filter(None, (column.span, column.label))))) or "source"
         heads += [name, *(f"{name}_{end}" for end in ("low", "high", "n"))] if is_wide else [name]
     writer.writerow(heads)
     for row in table.rows:
@@ -45,6 +56,6 @@ def comma_separated(table: Table) -> str:
             if isinstance(cell, Estimate):
                 cells += [cell.mean, *("" if v is None else v for v in (cell.low, cell.high, cell.n))]
             else:
-                cells += ["" if cell is None else cell, *([""] * 3 if is_wide else [])]
+                cells += ["" if cell is None else _plain(cell), *([""] * 3 if is_wide else [])]
         writer.writerow(cells)
     return out.getvalue()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simu.report.groups import Group
+from simu.report.groups import Group, column_of
 from simu.report.table import WHERE, Cell, Column, texts
 
-SLOTS = ("objective", "objective.retain", "optimizer", "selection")
+SLOTS = ("objective", "optimizer", "selection", "attribution", "training")
 """Options with a column of their own where rows differ in them; the mask always has one."""
 
 
@@ -17,7 +17,8 @@ def slots_shown(groups: Sequence[Group]) -> tuple[str, ...]:
     return tuple(
         slot
         for slot in SLOTS
-        if len({g.option(slot) for g in ours}) > 1 or any(slot in g.varying and slot in g.settings for g in ours)
+        if len({g.option(slot) for g in ours}) > 1
+        or any(slot == column_of(key) for g in ours for key in g.varying if g.is_option(key))
     )
 
 

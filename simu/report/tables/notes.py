@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from simu.report import paper
 from simu.report.groups import Group, show
 
-INTERVALS = "95 % intervals: over seeds (Student t, which may pass 0 or 1) where several ran, else bootstrap over rows."
+INTERVALS = (
+    "95 % intervals: over seeds (Student t, which may pass 0 or 1) where several ran, else over rows: bootstrap, or "
+    "Wilson's where every row scored 0 or every row 1."
+)
 FEW = 4
 VARIANTS = {
     "data.forget": "forget",
@@ -55,6 +58,29 @@ def commits(groups: Iterable[Group]) -> list[str]:
     mixed = [g for g in groups if len({str(run.provenance.get("git")) for run in g.runs}) > 1]
     named = ", ".join(dict.fromkeys(f"{g.label()} on {g.place}" for g in mixed))
     return [f"Seeds of one row ran at different commits (see Provenance): {named}."] if mixed else []
+
+
+def warned(groups: Iterable[Group]) -> list[str]:
+    """Which rows are of collapsed models, by which signs, and what their runs warned of."""
+    found: list[str] = []
+    for g in groups:
+        name = f"{g.label()}, {g.model} on {g.place}"
+        found += [f"Collapsed: {name}: {g.collapse}."] if g.collapse else []
+        lines = [line for line in g.warnings() if not line.startswith("the model has collapsed")]
+        more = f" (and {len(lines) - FEW} more warnings)" if len(lines) > FEW else ""
+        found += [f"Warning of {name}: {' | '.join(lines[:FEW])}{more}"] if lines else []
+    return found
+
+
+def another(groups: Iterable[Group]) -> list[str]:
+    """Groups of the paper's methods that are another method than the paper's."""
+    known = {(row["data"], row["model"]) for row in paper.table5()}
+    found = dict.fromkeys(
+        f"{g.method} with {', '.join(f'{slot}={option}' for slot, option in g.foreign.items())}, {g.model} on {g.place}"
+        for g in groups
+        if g.foreign and (g.data, g.model) in known
+    )
+    return [f"Not what the paper printed, so without its figures: {'; '.join(found)}."] if found else []
 
 
 def no_printed(groups: Sequence[Group]) -> list[str]:

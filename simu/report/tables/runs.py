@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simu.metrics.collapse import MAIN_SPLITS
 from simu.report.columns import benchmarks, columns, counts, label, main_keys
 from simu.report.direction import arrow, better
 from simu.report.groups import Group
@@ -19,14 +20,17 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
     made = []
     for bench in benchmarks(evaluated):
         chosen = sorted((g for g in evaluated if g.benchmark == bench.name), key=_order)
-        keys, slots = main_keys(bench, chosen), slots_shown(chosen)
+        listed, slots = main_keys(bench, chosen), slots_shown(chosen)
+        told = sorted({key for g in chosen for key in g.signs() if key not in listed})
+        keys, main = [*listed, *told], bench.main | {key for key in told if key.split("/")[0] == MAIN_SPLITS[0]}
         rows = tuple(
             Row(
                 (
                     *label_cells(g, slots),
-                    g.differs(),
+                    g.apart(),
                     g.share_selected(),
                     *map(g.estimate, keys),
+                    g.state(),
                     counts(g),
                     g.seeds,
                 )
@@ -36,11 +40,12 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
         heads = (
             *label_columns(slots, "settings"),
             Column(label="neurons", style="percent", main=True),
-            *columns(keys, bench.main),
-            *texts("n rows"),
+            *columns(keys, main),
+            *texts("warning", "n rows"),
             counted("seeds", main=True),
         )
-        remarks = (notes.INTERVALS, *notes.variants(chosen), *notes.fewer(chosen, keys), *notes.commits(chosen))
+        remarks = (notes.INTERVALS, *notes.variants(chosen), *notes.warned(chosen), *notes.fewer(chosen, keys))
+        remarks += tuple(notes.commits(chosen))
         title = f"Every run, {bench.title}: method × mask"
         table = Table(name=runs_of(bench.name), title=title, columns=heads, rows=rows, notes=remarks)
         made.append(without_empty(table))
@@ -57,7 +62,7 @@ def all_metrics(groups: Sequence[Group]) -> Table:
     does not know has no label and no direction."""
     slots = slots_shown(groups)
     rows = [
-        Row((*label_cells(g, slots), g.differs(), key, *_named(key), e, e.n, e.seeds))
+        Row((*label_cells(g, slots), g.apart(), key, *_named(key), e, e.n, e.seeds))
         for g in groups
         for key in g.metrics()
         if (e := g.estimate(key))

@@ -50,7 +50,7 @@ def scores(
         labels = label_cells(g, slots)
         ours = [g.estimate(key) for key in keys]
         rows.append(Row((*labels, "ours", *ours, counts(g), g.seeds)))
-        found = paper.find(paper.printed(bench.number), data=g.data, model=g.model, method=g.method) if bench else None
+        found = printed_row(g, paper.printed(bench.number)) if bench else None
         if bench is None or found is None:
             continue
         theirs = [paper.number(found.get(bench.printed.get(key, ""))) for key in keys]
@@ -67,15 +67,24 @@ def scores(
     remarks = (
         notes.INTERVALS,
         *notes.variants(groups),
+        *notes.warned(groups),
         *notes.chosen(groups),
         *notes.fewer(groups, keys),
         *notes.commits(groups),
         *(said if any(row.kind == "paper" for row in rows) else ()),
         *(f"Paper, {'; '.join(where)}: {note}." for note, where in odd.items() if note.split(":")[0] in printed),
         *notes.no_printed(groups),
+        *notes.another(groups),
     )
     columns_ = (*heads, counted("seeds"))
     return without_empty(Table(name=name, title=title, columns=columns_, rows=tuple(rows), notes=remarks))
+
+
+def printed_row(g: Group, printed: list[paper.Row]) -> paper.Row | None:
+    """The paper's row of a group that is what its method's name says: with another loss, optimizer, mask, selection or
+    attribution it is not what the paper printed."""
+    found = paper.find(printed, data=g.data, model=g.model, method=g.method)
+    return None if g.foreign else found
 
 
 def comparable(g: Group, bench: Benchmark, key: str) -> bool:

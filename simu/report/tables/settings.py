@@ -55,7 +55,7 @@ def settings(name: str, title: str, layout: dict[str, str], groups: Sequence[Gro
         rows.append(Row((*labels, "ours", *ours)))
         keys: dict[str, paper.Value] = {"data": g.data, "model": g.model}
         keys |= {"method": g.method} if by_method else {}
-        if found := paper.find(printed, **keys):
+        if found := None if g.foreign else paper.find(printed, **keys):
             theirs = [paper.number(found[column]) for column in layout]
             gaps = [
                 float(o) - p if isinstance(o, int | float) and p is not None else None
@@ -66,7 +66,7 @@ def settings(name: str, title: str, layout: dict[str, str], groups: Sequence[Gro
             if found["note"]:
                 said.append(f"Paper, {', '.join(map(str, keys.values()))}: {found['note']}.")
     heads = texts(*WHERE, *(["method"] if by_method else []), *slots, "", *(LABELS[column] for column in layout))
-    remarks = (*said, *notes.no_printed(groups))
+    remarks = (*said, *notes.no_printed(groups), *notes.another(groups))
     return without_empty(Table(name=name, title=title, columns=heads, rows=tuple(rows), notes=remarks))
 
 
@@ -79,18 +79,21 @@ SHARES = (
 def critical_neurons(groups: Sequence[Group]) -> Table:
     """Table 5: how many MLP neurons train, for each kind of mask; the paper's count is that of the mask `dual`."""
     rows: list[Row] = []
-    for g in [g for same in by_place(groups) for g in by_mask(same).values()]:
+    shown = [g for same in by_place(groups) for g in by_mask(same).values()]
+    slots = [slot for slot in slots_shown(shown) if slot == "attribution"]
+    for g in shown:
         found = [c for run in g.runs if (c := neurons(run))]
         if not found:
             continue
         total = found[0][1]
         ours = of_seeds([selected for selected, _ in found])
-        labels = (g.place, g.model, g.mask, show(_setting(g, "mask.t")))
+        labels = (g.place, g.model, g.mask, *map(g.option, slots), show(_setting(g, "mask.t")))
         rows.append(Row((*labels, "ours", total, ours, ours.mean / total, len(found))))
-        if g.mask == "dual" and (row := paper.find(paper.table5(), data=g.data, model=g.model)):
+        own = not {"mask", "attribution"} & set(g.foreign)  # what comes after the mask does not change it
+        if own and (row := paper.find(paper.table5(), data=g.data, model=g.model)):
             rows += _printed_neurons(labels, row, total, ours)
     heads = (
-        *texts(*WHERE, "mask", "t", ""),
+        *texts(*WHERE, "mask", *slots, "t", ""),
         counted("MLP neurons"),
         counted("critical"),
         Column(label="share", style="percent"),
