@@ -20,6 +20,7 @@ VARIANTS = {
     "data.mia_set": "MIA documents",
     "data.seam": "seam",
     "evaluator.compat": "definitions",
+    "evaluator.tokenizer": "ROUGE's words",
     "evaluator.choice_scorer": "choice scorer",
     "evaluator.mia_k": "min-k k",
     "evaluator.aggregate_em": "EM in the aggregate",
