@@ -230,7 +230,7 @@ def readable(hint: Any) -> str:
             parts.append(f"a list of {count}" + re.sub(r"^a ((whole |finite )?\w+)", r"\1s", readable(item)))
         else:
             is_path = any(isinstance(m, Located) for m in marks(arm))
-            said = "a path" if is_path else words.get(inner, getattr(inner, "__name__", str(inner)))
+            said = "a folder or file" if is_path else words.get(inner, getattr(inner, "__name__", str(inner)))
             parts.append(said + "".join(_range(r) for r in marks(arm) if isinstance(r, Interval)))
     return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 

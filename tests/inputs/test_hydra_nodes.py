@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import sys
@@ -12,35 +13,35 @@ import pytest
 from commands import simu
 
 from simu import run as entry
-from simu.cli.guard import SINGLE
 from simu.cli.main import at_home, run_hydra
 from simu.config import conf_dir
 
 
-@pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
-    """Runs the command line in this process; what it says on stderr."""
-    from hydra.core.global_hydra import GlobalHydra
+def child(words: tuple[str, ...], said: Path) -> None:
+    """The command line in a process of its own, without the seconds of its imports."""
+    with said.open("w") as stream:
+        os.dup2(stream.fileno(), 2)
+        sys.stderr = stream
+        logging.root.handlers.clear()
+        sys.argv = ["simu.run", *words, "dry_run=true"]
+        run_hydra(entry.job)
 
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Runs the command line; what it says on stderr."""
     monkeypatch.chdir(tmp_path)
 
     def command(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["simu.run", *words, "dry_run=true"])
-        try:
-            with pytest.raises(SystemExit) as stopped:
-                run_hydra(entry.job)
-        finally:
-            GlobalHydra.instance().clear()
-            SINGLE.clear()
-        assert stopped.value.code == 2
-        said = capsys.readouterr().err
+        process = multiprocessing.get_context("fork").Process(target=child, args=(words, tmp_path / "stderr"))
+        process.start()
+        process.join()
+        said = (tmp_path / "stderr").read_text()
+        assert process.exitcode == 2, said
         assert len(said.splitlines()) == 1, said
         return said
 
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield command
-    logging.root.handlers[:] = handlers  # Hydra's write to what this test has captured
-    logging.root.setLevel(level)
+    return command
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_home_in_every_path(home):
 
 def test_paths_that_no_file_system_has():
     for path in ("", "x" * 256, "x/" * 2048):
-        with pytest.raises(FieldError, match=r"path=.*: allowed is a path or null"):
+        with pytest.raises(FieldError, match=r"path=.*: allowed is a folder or file or null"):
             Tofu(path=path)
 
 
