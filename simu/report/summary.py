@@ -27,9 +27,9 @@ def print_summary(metrics: Mapping[str, float], method: str, name: str, warnings
     Values are [low, high] 95 % intervals over rows where known. Which metrics, their labels and directions are the
     metric table's and the benchmark's; what tells a collapse stands below them, and below all what the run warned of.
     """
-    head = Text(inert(method))
-    head.truncate(NAME, overflow="ellipsis")
-    method = head.plain
+    name_of = Text(inert(method))
+    name_of.truncate(NAME, overflow="ellipsis")
+    method = name_of.plain
     table = Table(
         title=Text(f"{BEFORE} → {method}"),
         title_justify="left",
