@@ -50,7 +50,9 @@ def job_settings(config: DictConfig) -> JobSettings:
     seeded = [key for key, value in _leaves(raw, "") if isinstance(value, str) and "${seed}" in value]
     job = int(told.job.num) if told.mode == RunMode.MULTIRUN else None
     overrides = list(told.overrides.task)
-    said = labels(config, options, overrides, job)
+    from simu.report.defaults import effective  # numpy and safetensors, which by now are there
+
+    said = labels(config, effective(options, dict(_leaves(raw, ""))), overrides, job)
     return JobSettings(Path(told.runtime.output_dir), overrides, options, seeded, said)
 
 

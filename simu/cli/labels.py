@@ -32,7 +32,7 @@ def labels(config: DictConfig, options: Mapping[str, str], overrides: Sequence[s
         "group": _cut([options.get("sweep") or f"{model}-{data}"], [], LONGEST["group"]),
         "job_type": _cut([*upto, what], [], LONGEST["job_type"]),
         "name": _cut([*upto, f"{model}-{data}", what, *settings], last, LONGEST["name"]),
-        "kind": what,
+        "kind": _cut([what], [], LONGEST["name"]),
         "method": method,
         "data": data,
         "model": model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from simu.metrics.metric import PREFIXES, SPLIT_ROLES, SUFFIXES, Found, find
+from simu.metrics.metric import PREFIXES, SPLIT_ROLES, SUFFIXES, Found, entries, find
 
 BEFORE = PREFIXES[0]
 MAIN_SPLITS = tuple(next(s for s, r in SPLIT_ROLES.items() if r == role) for role in ("forget", "retain"))
@@ -12,9 +12,15 @@ MAIN_SPLITS = tuple(next(s for s, r in SPLIT_ROLES.items() if r == role) for rol
 
 
 def signs(metrics: Iterable[str]) -> list[str]:
-    """Keys of whole splits that tell a collapse, in the order given: 'forget/…', 'retain/…'; none of before."""
+    """Keys of whole splits that tell a collapse, by split and in the table's order; none of before unlearning."""
     own = (key for key in metrics if key.split("/")[0] not in PREFIXES and key.rsplit("/", 1)[-1] not in SUFFIXES)
-    return [key for key in own if (found := find(key)) and found.metric.collapse is not None and not found.groups]
+    split, order = list(SPLIT_ROLES), list(entries())
+    places = {
+        key: (split.index(found.split), order.index(found.metric.key))
+        for key in own
+        if (found := find(key)) and found.split and found.metric.collapse is not None and not found.groups
+    }
+    return sorted(places, key=lambda key: places[key])
 
 
 def collapsed(metrics: Mapping[str, float]) -> list[str]:

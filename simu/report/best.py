@@ -114,8 +114,8 @@ def _typed(value: object) -> str:
     text = show(value)
     if not isinstance(value, str) or text.startswith("[") or re.fullmatch(r"[\w.:/+-]+", text):
         return text
-    slashes = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{slashes}"'
+    slashes = re.sub(r'(\\*)("|$)', r"\1\1\2", text)  # Hydra reads a backslash as itself but before a quote
+    return '"' + slashes.replace('"', '\\"') + '"'
 
 
 def table(groups: Sequence[Group], metric: str, constraints: Sequence[Constraint], won: Group | None) -> Table:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simu.console import inert
 from simu.report.defaults import effective, is_class
 from simu.report.run import SLOTS, Run, finite, flatten, json_object, mapping, slot_of
 from simu.store.claim import abandoned
@@ -101,7 +102,7 @@ def read(folder: Path) -> Run | Skipped:
     """One run folder, or the reason why it cannot be used."""
     if not os.path.lexists(folder / "provenance.json"):
         return Skipped(folder, "half-written: no provenance.json (the run was stopped, or is still going)")
-    provenance = json_object(folder / "provenance.json")
+    provenance = harmless(json_object(folder / "provenance.json"))
     if isinstance(provenance, str):
         return Skipped(folder, f"half-written: provenance.json {provenance}")
     if reason := _unusable(provenance):
@@ -110,7 +111,7 @@ def read(folder: Path) -> Run | Skipped:
     metrics: dict[str, Any] | str = {}
     stages = mapping(provenance, "stages")
     if any(str(stage).startswith("evaluation") for stage in stages) or os.path.lexists(folder / "metrics.json"):
-        metrics = json_object(folder / "metrics.json")
+        metrics = harmless(json_object(folder / "metrics.json"))
     if isinstance(metrics, str):
         return Skipped(folder, f"half-written: metrics.json {metrics}")
     numbers = {k: number for k, v in metrics.items() if (number := finite(v)) is not None}
@@ -135,6 +136,15 @@ def read(folder: Path) -> Run | Skipped:
         provenance=provenance,
         broken=broken,
     )
+
+
+def harmless(value: Any) -> Any:
+    """A JSON value with every text and key inert: whatever a run is called, nothing that reads it need take care."""
+    if isinstance(value, str):
+        return inert(value)
+    if isinstance(value, dict):
+        return {inert(key): harmless(item) for key, item in value.items()}
+    return [harmless(item) for item in value] if isinstance(value, list) else value
 
 
 def _unusable(provenance: Mapping[str, Any]) -> str:

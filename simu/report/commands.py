@@ -22,7 +22,7 @@ from simu.report.samples import sample_tables
 from simu.report.table import Table, distinct
 from simu.report.tables.paper import paper_tables
 from simu.report.tables.runs import all_metrics, run_tables, runs_of
-from simu.report.write import write, write_tables
+from simu.report.write import not_drawn, write, write_tables
 from simu.types import UserError
 
 LONGEST = 40  # of our rows: a longer list of runs is read in the files
@@ -39,12 +39,17 @@ def report(options: argparse.Namespace) -> None:
     ]
     made = [replace(table, name=name) for table, name in zip(made, distinct([t.name for t in made]), strict=True)]
     every = all_metrics([*before, *groups])
-    pictures = [] if options.no_figures else draw(groups, before)
+    failed: list[Skipped] = []
+
+    def miss(kind: str, error: Exception) -> None:
+        failed.append(not_drawn(kind, error))
+
+    pictures = [] if options.no_figures else draw(groups, before, miss)
     if not options.quiet:
         show([t for t in made if not repeats(t, made)], LONGEST)
-    unusable = [*skipped, *damaged(runs)]
+    unusable = [*skipped, *damaged(runs), *failed]
     say_skipped(unusable)
-    write(options.out, made, every, runs, unusable, pictures)
+    say_skipped(write(options.out, made, every, runs, unusable, pictures))
     found = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     print(inert(f"{found}, {len(skipped)} left out → {options.out / 'index.html'}"))
 

@@ -87,16 +87,17 @@ class Group:
 
     def _options(self) -> list[str]:
         """'objective=npo × ce', 'optimizer=adamw': those of `varying`."""
-        slots = dict.fromkeys(column_of(key) for key in self.varying if self.is_option(key))
-        return [f"{slot}={self.option(slot)}" for slot in slots]
+        slots = dict.fromkeys(column_of(key) for key in sorted(self.varying) if self.is_option(key))
+        return [f"{slot}={said}" for slot in slots if (said := self.option(slot)) != "–"]
 
     def is_option(self, key: str) -> bool:
         """Whether a setting is the option of a slot ('optimizer', 'objective.retain'); the mask has its own column."""
         return key != "mask" and slot_of(key) in SLOTS and key in self.first.slots
 
     def option(self, slot: str) -> str:
-        """Which option fills a slot, of the objective both losses: 'npo × kl'; '–' for the model before unlearning."""
-        if self.original:
+        """Which option fills a slot, of the objective both losses: 'npo × kl'; '–' for the model before unlearning, and
+        for an attribution that nothing reads."""
+        if self.original or (slot == "attribution" and self.mask == ALL_WEIGHTS):
             return "–"
         inner = [key for key in self.settings if key.startswith(f"{slot}.") and self.is_option(key)]
         return " × ".join(show(self.settings.get(key, "–")) for key in (slot, *inner))
@@ -121,11 +122,13 @@ class Group:
     def collapse(self) -> str:
         """By which signs its model has collapsed, of the worst seed: 'forget Repetition 0.985 (before: 0.010), …'; ''
         where none has."""
-        found = [] if self.original else [signs for run in self.runs if (signs := collapsed(run.metrics))]
+        every = [] if self.original else [collapsed(run.metrics) for run in self.runs]
+        found: list[list[str]] = [said for said in every if said]
         if not found:
             return ""
         seeds = f" ({len(found)} of {len(self.runs)} seeds)" if len(found) < len(self.runs) else ""
-        return ", ".join(max(found, key=len)) + seeds
+        worst: list[str] = max(found, key=len)
+        return ", ".join(worst) + seeds
 
     def warnings(self) -> list[str]:
         """What its runs warned of, each line once."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simu.console import inert, shortened
+from simu.console import inert
 from simu.metrics.collapse import MAIN_SPLITS, signs
 from simu.metrics.metric import PREFIXES, SPLIT_ROLES, SUFFIXES, find
 from simu.report.columns import benchmark, label, unlisted
@@ -27,7 +27,9 @@ def print_summary(metrics: Mapping[str, float], method: str, name: str, warnings
     Values are [low, high] 95 % intervals over rows where known. Which metrics, their labels and directions are the
     metric table's and the benchmark's; what tells a collapse stands below them, and below all what the run warned of.
     """
-    method = shortened(inert(method), NAME)
+    name_of = Text(inert(method))
+    name_of.truncate(NAME, overflow="ellipsis")
+    method = name_of.plain
     table = Table(
         title=Text(f"{BEFORE} → {method}"),
         title_justify="left",

@@ -103,8 +103,8 @@ def without_empty(table: Table) -> Table:
 
 
 def file_name(text: str) -> str:
-    """'table6_tiny_mini (forget_offset=4)' → 'table6_tiny_mini_forget_offset=4': no path, no tag, whatever it names, and
-    with room for an ending in the 255 bytes that a file system takes."""
+    """'table6_tiny_mini (forget_offset=4)' → 'table6_tiny_mini_forget_offset=4': no path, no tag, whatever it names,
+    and with room for an ending in the 255 bytes that a file system takes."""
     return re.sub(r"[^\w.=-]+", "_", text).strip("_").encode()[:120].decode(errors="ignore")
 
 

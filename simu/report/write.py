@@ -25,21 +25,35 @@ def write(
     runs: Sequence[Run],
     skipped: Sequence[Skipped],
     pictures: Sequence[Picture],
-) -> None:
-    """tables/NAME.{md,csv,tex}, figures/NAME.{png,pdf}, report.md and index.html. Says where older files stay."""
+) -> list[Skipped]:
+    """tables/NAME.{md,csv,tex}, figures/NAME.{png,pdf}, report.md and index.html. Says where older files stay.
+
+    Returns the figures that could not be made.
+    """
     write_tables(out / "tables", [*made, every])
     folder = _folder(out / "figures")
-    drawn = []
+    drawn, failed = [], []
     for picture in track(pictures, "figures", len(pictures)) if pictures else ():
-        png, pdf = png_and_pdf(picture)
+        try:
+            png, pdf = png_and_pdf(picture)
+        except Exception as error:  # no run's content may cost the rest of the report
+            failed.append(not_drawn(picture.name, error))
+            continue
         write_atomic(folder / f"{picture.name}.png", png)
         write_atomic(folder / f"{picture.name}.pdf", pdf)
         drawn.append(Drawn(picture.name, picture.title, picture.caption, png))
     write_atomic(out / "report.md", "\n".join(["# Report", "", *map(markdown, made)]))
-    write_atomic(out / "index.html", page(made, drawn, runs, skipped, folded=[every]))
+    write_atomic(out / "index.html", page(made, drawn, runs, [*skipped, *failed], folded=[every]))
     names = {t.name for t in (*made, every)} | {p.name for p in pictures}
     if old := sorted({p.stem for part in ("tables", "figures") for p in (out / part).iterdir()} - names):
         print(f"left in {out} from an earlier report: {', '.join(old)}", file=sys.stderr)
+    return failed
+
+
+def not_drawn(name: str, error: Exception) -> Skipped:
+    """A figure that a run's content made impossible."""
+    reason = " ".join(str(error).split())[:200]
+    return Skipped(Path("figures") / name, f"could not be drawn: {type(error).__name__}: {reason}")
 
 
 def write_tables(folder: Path, made: Sequence[Table]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -68,12 +69,13 @@ def copy(tmp_path_factory) -> Path:
     return root
 
 
-def python(copy: Path, *words: str) -> None:
-    """In the copy; whatever else is installed, `simu` is the copy's."""
+def python(copy: Path, *words: str) -> str:
+    """In the copy; whatever else is installed, `simu` is the copy's. What it prints."""
     env = {**os.environ, "PYTHONPATH": str(copy), "SIMU_CACHE_DIR": str(copy / "cache")}
     env.pop("SIMU_CONF", None)
     done = subprocess.run([sys.executable, *words], cwd=copy, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_document_shows_these_files():
@@ -93,7 +95,7 @@ def test_its_components_keep_their_contracts(copy):
 
 def test_a_run_uses_all_three(copy):
     words = ["mask=outliers", "mask.z=0.5", "objective=unlikelihood", "objective/retain=none", "hydra.run.dir=run"]
-    python(copy, "-m", "simu.run", *SMALL, *words)
+    printed = python(copy, "-m", "simu.run", *SMALL, *words)
     metrics = json.loads((copy / "run" / "metrics.json").read_text())
     for split in ("forget", "retain", "original/forget"):
         assert 0 <= metrics[f"{split}/first_word"] <= 1
@@ -107,3 +109,21 @@ def test_a_run_uses_all_three(copy):
     high = scores > scores.mean(dim=1, keepdim=True) + 0.5 * scores.std(dim=1, keepdim=True)
     assert mask.equal(high)
     assert 0 < mask.sum() < mask.numel()
+
+    # the metric asks to be in the headline (headline=True): it is in the summary and heads columns of the main tables
+    metrics_of = {split: metrics[f"{split}/first_word"] for split in ("forget", "retain")}
+    for split, arrow in (("forget", "↓"), ("retain", "↑")):
+        before, after = metrics[f"original/{split}/first_word"], metrics_of[split]
+        assert re.search(rf"{split} First word +{arrow} +{before:.3f}.* {after:.3f}", printed), printed
+    python(copy, "-m", "simu.report", "run", "--quiet", "--no-figures", "--out", "report")
+    for table in ("table1", "runs_qa"):
+        rows = list(csv.DictReader((copy / "report" / "tables" / f"{table}.csv").open(encoding="utf-8")))
+        (ours,) = (row for row in rows if row["method"] == "simu")
+        for split, value in metrics_of.items():
+            assert float(ours[f"{split.capitalize()} First word"]) == value
+        head = (copy / "report" / "tables" / f"{table}.md").read_text(encoding="utf-8")
+        assert "| Forget First word ↓ |" in head
+        assert "| Retain First word ↑ |" in head
+    page = (copy / "report" / "index.html").read_text(encoding="utf-8")
+    assert "First word ↓" in page
+    assert "First word ↑" in page

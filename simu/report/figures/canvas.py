@@ -60,8 +60,12 @@ class Picture:
 def png_and_pdf(picture: Picture) -> tuple[bytes, bytes]:
     """The picture's files (PNG: 200 dpi), without dates: the same runs give the same bytes."""
     import matplotlib
+    from matplotlib.text import Text
 
     png, pdf = io.BytesIO(), io.BytesIO()
+    for text in picture.figure.findobj(Text):
+        lines = (shortened(line, int(19 * picture.figure.get_figwidth())) for line in text.get_text().split("\n"))
+        text.set_text("\n".join(lines))
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks are boxes, and no lines in a progress bar
         picture.figure.savefig(png, format="png", dpi=200)

@@ -11,7 +11,7 @@ from simu.report.figures.canvas import BEFORE, BLACK, Picture, canvas, evidence,
 from simu.report.figures.marks import dodged, fit, levels, line, series
 from simu.report.groups import Group, short, show
 from simu.report.nearest import by_mask, by_place, rank
-from simu.report.run import ALL_WEIGHTS
+from simu.report.run import ALL_WEIGHTS, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def swept(key: str, groups: Iterable[Group]) -> list[list[Group]]:
     lines: dict[str, list[Group]] = {}
     for g in groups:
         reads = g.mask not in ("none", "all", ALL_WEIGHTS) or not key.startswith(("mask.", "attribution."))
-        if isinstance(g.settings.get(key), int | float) and reads:
+        if finite(g.settings.get(key)) is not None and reads:
             rest = sorted((k, v) for k, v in g.settings.items() if k != key)
             lines.setdefault(repr([g.model, g.place, g.method, rest]), []).append(g)
     return [sorted(points, key=lambda g: _at(g, key)) for points in lines.values() if len(points) > 1]

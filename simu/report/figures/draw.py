@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from simu.report.figures.canvas import STYLE, Picture
@@ -19,23 +19,40 @@ STEPS = "m, steps of the path integral"
 LARGEST = "t, share of the layer's largest score"
 
 
-def draw(groups: Sequence[Group], before: Sequence[Group]) -> list[Picture]:
-    """Every figure that the runs have the points for. Raises UserError where matplotlib is not installed."""
+def draw(
+    groups: Sequence[Group], before: Sequence[Group], failed: Callable[[str, Exception], None] | None = None
+) -> list[Picture]:
+    """Every figure that the runs have the points for. Raises UserError where matplotlib is not installed.
+
+    `failed`: told of a kind of figure that could not be drawn, whatever a run holds; without it the error is raised.
+    """
     try:
         import matplotlib
     except ImportError as error:
         raise UserError("figures need matplotlib: pip install 'simu-unlearning[plots]', or --no-figures") from error
     evaluated = [g for g in groups if g.evaluated]
     with matplotlib.rc_context(STYLE):
-        made = [
-            *curves("figure2_m", "Figure 2", "attribution.m", STEPS, evaluated, before),
-            *curves("figure3_t", "Figure 3", THRESHOLD, LARGEST, evaluated, before),
-            *trade_offs(evaluated, before),
-            *weights(evaluated, before),
-            *mask_comparisons(evaluated, before),
-            *heatmaps(groups),
-            *layers(groups),
-            *training_curves(evaluated),
-        ]
+        kinds: dict[str, Iterator[Picture]] = {
+            "figure2_m": curves("figure2_m", "Figure 2", "attribution.m", STEPS, evaluated, before),
+            "figure3_t": curves("figure3_t", "Figure 3", THRESHOLD, LARGEST, evaluated, before),
+            "figure4_tradeoff": trade_offs(evaluated, before),
+            "figure4_lambda": weights(evaluated, before),
+            "figure5_masks": mask_comparisons(evaluated, before),
+            "figure6_heatmaps": heatmaps(groups),
+            "figure6_layers": layers(groups),
+            "training": training_curves(evaluated),
+        }
+        made = [picture for kind, pictures in kinds.items() for picture in _drawn(kind, pictures, failed)]
     names = distinct([picture.name for picture in made])
     return [replace(picture, name=name) for picture, name in zip(made, names, strict=True)]
+
+
+def _drawn(
+    kind: str, pictures: Iterator[Picture], failed: Callable[[str, Exception], None] | None
+) -> Iterator[Picture]:
+    try:
+        yield from pictures
+    except Exception as error:  # no run's content may cost the rest of the report
+        if failed is None:
+            raise
+        failed(kind, error)

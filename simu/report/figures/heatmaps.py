@@ -12,7 +12,7 @@ from simu.report.estimate import neurons
 from simu.report.figures.canvas import BLACK, COLOURS, Picture, canvas, legend_beside, titled
 from simu.report.groups import Group, show
 from simu.report.nearest import by_mask, by_place, nearest_to_preset
-from simu.report.run import ALL_WEIGHTS, Run
+from simu.report.run import ALL_WEIGHTS, Run, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,12 +104,15 @@ def layers(groups: Sequence[Group]) -> Iterator[Picture]:
 
 
 def _has_both(run: Run) -> bool:
-    return _threshold(run) is not None and all(run.tensor(SCORES, split) is not None for split in SPLITS)
+    scores = [run.tensor(SCORES, split) for split in SPLITS]
+    shapes = {None if values is None else values.shape for values in scores}
+    if len(shapes) > 1 and None not in shapes:
+        run.broken[SCORES] = f"{' and '.join(SPLITS)} are of different shapes"
+    return _threshold(run) is not None and len(shapes) == 1 and None not in shapes
 
 
 def _threshold(run: Run) -> float | None:
-    t = run.settings.get("mask.t")
-    return float(t) if isinstance(t, int | float) else None
+    return finite(run.settings.get("mask.t"))
 
 
 def critical(run: Run, split: str) -> NDArray[np.bool_]:

@@ -45,7 +45,7 @@ def trade_offs(groups: Sequence[Group], before: Sequence[Group]) -> Iterator[Pic
         if not any(p.estimate(x) and p.estimate(y) for p in same):
             continue
         kinds = list(dict.fromkeys(p.kind for p in sorted(same, key=rank)))
-        figure, (ax,) = canvas(1, width=5.6, height=max(4.2, 0.45 * len(kinds) + 1.6))
+        figure, (ax,) = canvas(1, width=7.6, height=max(4.2, 0.45 * len(kinds) + 1.6))
         main = {kind: nearest_to_preset([q for q in same if q.kind == kind])[0] for kind in kinds}
         large = {id(p) for p in main.values()}
         for p in sorted(same, key=lambda p: id(p) in large):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from simu.report.figures.canvas import COLOURS, Picture, canvas, legend, titled
 from simu.report.groups import Group
 from simu.report.nearest import by_place, nearest_to_preset, rank
+from simu.report.run import finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +51,8 @@ def training_curves(groups: Sequence[Group]) -> Iterator[Picture]:
 
 def _curve(ax: Axes, i: int, log: Sequence[dict[str, Any]], key: str, window: int, label: str) -> None:
     """Thin: every step; thick: smoothed."""
-    pairs = [(row["step"], row.get(key)) for row in log]
-    points = [pair for pair in pairs if all(isinstance(value, int | float) for value in pair)]
+    pairs = [(finite(row["step"]), finite(row.get(key))) for row in log]
+    points = [pair for pair in pairs if None not in pair]
     if points:
         colour = COLOURS[i % len(COLOURS)]
         steps, values = np.array(points, dtype=float).T

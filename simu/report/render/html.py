@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from simu.report.render.cells import figure, labelled
-from simu.report.table import Table, compact
+from simu.report.render.cells import figure, head, labelled
+from simu.report.table import Column, Table, compact
 
 LONG = 40  # letters from which a text may be broken
 
@@ -47,7 +47,7 @@ def view(table: Table) -> Mapping[str, Any]:
         cells = []
         for cell, column, kind in zip(row.cells, table.columns, classes, strict=True):
             main, interval = figure(cell, column, row.kind == "difference")
-            label = column.label if long else ""
+            label = head(column) if long else ""
             cells.append({"text": main, "interval": interval, "kind": kind, "label": label})
         rows.append({"kind": row.kind, "cells": cells})
     spans = [(span, len(list(same))) for span, same in groupby(table.columns, key=lambda c: c.span)]
@@ -56,7 +56,12 @@ def view(table: Table) -> Mapping[str, Any]:
         "title": table.title,
         "texts": len(long) > 1,
         "spans": spans if any(c.span for c in table.columns) else [],
-        "heads": [(labelled(c), "" if c.style == "text" else "number") for c in table.columns],
+        "heads": [(labelled(c), _head_class(c)) for c in table.columns],
         "rows": rows,
         "notes": table.notes,
     }
+
+
+def _head_class(column: Column) -> str:
+    classes = ("" if column.style == "text" else "number", "long" if len(column.label) > LONG // 2 else "")
+    return " ".join(filter(None, classes))

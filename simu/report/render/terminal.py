@@ -74,7 +74,9 @@ def _upright(table: Table) -> RichTable:
 
 def _turned(table: Table) -> RichTable:
     """Labels across, figures down: one column for each of our rows, printed figure and difference inside its cell."""
-    labels = [i for i, c in enumerate(table.columns) if c.label in ("method", "mask", *SLOTS, "settings", "")]
+    labels = [
+        i for i, c in enumerate(table.columns) if c.label in ("method", "mask", *SLOTS, "settings", "warning", "")
+    ]
     out = _frame(table.title, table.notes)
     out.add_column("", overflow="fold", min_width=11)
     blocks: list[list[Row]] = []

@@ -17,7 +17,7 @@ def slots_shown(groups: Sequence[Group]) -> tuple[str, ...]:
     return tuple(
         slot
         for slot in SLOTS
-        if len({g.option(slot) for g in ours}) > 1
+        if len({said for g in ours if (said := g.option(slot)) != "–"}) > 1
         or any(slot == column_of(key) for g in ours for key in g.varying if g.is_option(key))
     )
 

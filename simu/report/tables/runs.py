@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simu.metrics.collapse import MAIN_SPLITS
+from simu.metrics.collapse import MAIN_SPLITS, signs
 from simu.report.columns import benchmarks, columns, counts, label, main_keys
 from simu.report.direction import arrow, better
 from simu.report.groups import Group
@@ -21,16 +21,16 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
     for bench in benchmarks(evaluated):
         chosen = sorted((g for g in evaluated if g.benchmark == bench.name), key=_order)
         listed, slots = main_keys(bench, chosen), slots_shown(chosen)
-        told = sorted({key for g in chosen for key in g.signs() if key not in listed})
+        told = signs(dict.fromkeys(key for g in chosen for key in g.signs() if key not in listed))
         keys, main = [*listed, *told], bench.main | {key for key in told if key.split("/")[0] == MAIN_SPLITS[0]}
         rows = tuple(
             Row(
                 (
                     *label_cells(g, slots),
                     g.apart(),
+                    g.state(),
                     g.share_selected(),
                     *map(g.estimate, keys),
-                    g.state(),
                     counts(g),
                     g.seeds,
                 )
@@ -38,10 +38,10 @@ def run_tables(groups: Sequence[Group], before: Sequence[Group]) -> list[Table]:
             for g in chosen
         )
         heads = (
-            *label_columns(slots, "settings"),
+            *label_columns(slots, "settings", "warning"),
             Column(label="neurons", style="percent", main=True),
             *columns(keys, main),
-            *texts("warning", "n rows"),
+            *texts("n rows"),
             counted("seeds", main=True),
         )
         remarks = (notes.INTERVALS, *notes.variants(chosen), *notes.warned(chosen), *notes.fewer(chosen, keys))
