@@ -250,7 +250,7 @@ def test_a_complete_cache_without_write_permission_is_used(tmp_path):
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     for path in tmp_path.parents[:2]:
-        path.chmod(path.stat().st_mode | 0o005)
+        path.chmod(path.stat().st_mode | 0o055)
     code = (
         "from pathlib import Path\nfrom simu.store.cache import Cache\nfrom simu.store.identity import Address\n"
         f"import os\nroot = Path({str(tmp_path)!r})\nos.geteuid() or os.setuid(65534)\nassert not os.access(root, 2)\n"
