@@ -22,7 +22,14 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 def started(*words: str, cwd: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "SIMU_CACHE_DIR": str(cwd / "cache"), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "simu.run", *words]
-    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
+
+
+def heard() -> None:
+    """A shell that runs the tests in the background has them ignore SIGINT, and so their children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def until(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -106,7 +113,9 @@ stop.listen(speaks=True)
 
 
 def run_code(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", SOFTLY.format(code)], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", SOFTLY.format(code)], capture_output=True, text=True, timeout=60, preexec_fn=heard
+    )
 
 
 def test_before_and_after_a_run_the_process_ends_at_once():

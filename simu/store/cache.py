@@ -161,7 +161,7 @@ def _locked(path: Path, what: str) -> Iterator[None]:
 
 
 def _lock(path: Path) -> FileLock:
-    if path.is_dir():
+    if path.is_symlink() or path.is_dir():
         remove(path)  # nobody holds that
     return FileLock(path, mode=MODE)
 

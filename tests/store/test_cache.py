@@ -16,7 +16,7 @@ import pytest
 
 from simu.cli.cache import main
 from simu.store import cache as cache_module
-from simu.store.cache import CHECKPOINT, Cache
+from simu.store.cache import CHECKPOINT, Cache, let_go
 from simu.store.files import canonical, digest, write_atomic
 from simu.store.identity import Address
 
@@ -47,9 +47,97 @@ def test_second_call_computes_nothing_and_other_inputs_do(tmp_path):
     assert not cache.stage(at("s", {"x": 2}), write("other")).cached
 
 
-@pytest.mark.parametrize(
-    "harm", ["alter", "truncate", "remove", "manifest", "null", "list", "empty", "more", "more below", "link", "folder"]
-)
+MANIFESTS = {
+    "half a manifest": b'{"inputs.json": ',
+    "null": b"null",
+    "list": b"[]",
+    "number": b"7",
+    "empty": b"{}",
+    "nothing": b"",
+    "no UTF-8": b"\xff\xfe{}",
+    "too deep": b"[" * 100_000,
+    "numbers for digests": b'{"inputs.json": 1, "result.txt": 2}',
+    "a name that is too long": json.dumps({"inputs.json": "0", "n" * 5000: "0"}).encode(),
+    "a name outside": b'{"inputs.json": "0", "../../x": "0"}',
+}
+
+
+@pytest.mark.parametrize("name", ["files.json", "inputs.json"])
+@pytest.mark.parametrize("content", [*MANIFESTS, "missing", "folder", "link", "fifo"])
+def test_a_manifest_that_is_none_is_damage(tmp_path, name, content, caplog):
+    cache, address = Cache(tmp_path), at("s", {"x": 1})
+    folder = cache.stage(address, write("good")).folder
+    path = folder / name
+    kept = path.read_bytes()
+    path.unlink()
+    match content:
+        case "folder":
+            path.mkdir()
+        case "link":
+            (tmp_path / "kept").write_bytes(kept)
+            path.symlink_to(tmp_path / "kept")
+        case "fifo":
+            os.mkfifo(path)
+        case "missing":
+            pass
+        case _:
+            path.write_bytes(MANIFESTS[content])
+    assert main(["--dir", str(tmp_path), "ls"]) == 0
+    assert main(["--dir", str(tmp_path), "show", address.digest]) == 0
+    assert main(["--dir", str(tmp_path), "verify"]) == 1
+    entry = cache.stage(address, write("good"))
+    assert not entry.cached
+    assert "is damaged" in caplog.text
+    assert cache.stage(address, write("good")).cached
+
+
+@pytest.mark.parametrize("what", ["file", "link to itself moved", "dangling link", "empty folder"])
+def test_what_stands_in_an_entrys_place_is_damage(tmp_path, what, caplog):
+    cache, address = Cache(tmp_path), at("s", {"x": 1})
+    folder = cache.stage(address, write("good")).folder
+    aside = folder.rename(tmp_path / "moved")
+    match what:
+        case "file":
+            folder.write_text("x")
+        case "empty folder":
+            folder.mkdir()
+        case _:
+            folder.symlink_to(aside if what.startswith("link") else tmp_path / "nowhere")
+    assert main(["--dir", str(tmp_path), "ls"]) == 0
+    assert main(["--dir", str(tmp_path), "verify"]) == 1
+    assert not cache.stage(address, write("good")).cached
+    assert "is damaged" in caplog.text
+    assert cache.stage(address, write("good")).cached
+    assert (aside / "result.txt").read_text() == "good"  # what a link names is left alone
+
+
+@pytest.mark.parametrize("place", [".partial", ".damaged", ".lock", ".use", ".partial/checkpoint"])
+@pytest.mark.parametrize("what", ["file", "folder", "link"])
+def test_what_stands_beside_an_entry_is_in_nobodys_way(tmp_path, place, what):
+    address = at("s", {"x": 1})
+    folder = Cache(tmp_path).stage(address, write("good")).folder
+    let_go()
+    (folder / "result.txt").write_text("bad!")
+    path = Path(f"{folder}{place}")
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    match what:
+        case "file":
+            path.write_text("x")
+        case "folder":
+            (path / "deep").mkdir(parents=True)
+        case "link":
+            (tmp_path / "elsewhere").mkdir()
+            (tmp_path / "elsewhere" / "kept").write_text("k")
+            path.symlink_to(tmp_path / "elsewhere" / ("kept" if place in (".lock", ".use") else ""))
+    entry = Cache(tmp_path).stage(address, write("good"))
+    assert not entry.cached
+    assert sorted(p.name for p in entry.folder.iterdir()) == ["files.json", "inputs.json", "result.txt"]
+    if what == "link":
+        assert (tmp_path / "elsewhere" / "kept").read_text() == "k"
+
+
+@pytest.mark.parametrize("harm", ["alter", "truncate", "remove", "more", "more below", "link", "folder"])
 def test_damage_is_said_and_mended(tmp_path, harm, caplog):
     cache = Cache(tmp_path)
     folder = cache.stage(at("s", {"x": 1}), write("good")).folder
@@ -61,10 +149,6 @@ def test_damage_is_said_and_mended(tmp_path, harm, caplog):
             victim.write_text("go")
         case "remove":
             victim.unlink()
-        case "manifest":
-            (folder / "files.json").write_text("{")
-        case "null" | "list" | "empty":
-            (folder / "files.json").write_text({"null": "null", "list": "[]", "empty": "{}"}[harm])
         case "more":
             (folder / "special_tokens_map.json").write_text("{}")
         case "more below":
@@ -136,11 +220,6 @@ def test_write_atomic_replaces_whole_and_leaves_no_temporary(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def let_go(folder: Path) -> None:
-    """As the end of the process does."""
-    cache_module._HELD.pop(folder.with_name(f"{folder.name}.use")).close()
-
-
 def test_prune_leaves_what_another_process_computes(tmp_path, capsys):
     def looks(folder: Path) -> None:
         (folder / "r").write_text("r")
@@ -163,15 +242,59 @@ def test_a_partial_folder_starts_clean_but_for_its_checkpoint(tmp_path):
     assert seen == [CHECKPOINT, "inputs.json"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_complete_cache_without_write_permission_is_used(tmp_path):
+    """By another user, who may read it alone."""
     address = at("s", {"x": 1})
     Cache(tmp_path).stage(address, write("r"))
-    (tmp_path / "s").chmod(0o555)
+    let_go()
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for path in tmp_path.parents[:2]:
+        path.chmod(path.stat().st_mode | 0o055)
+    code = (
+        "from pathlib import Path\nfrom simu.store.cache import Cache\nfrom simu.store.identity import Address\n"
+        f"import os, simu.store.cache as c\nc.versions = dict\nroot = Path({str(tmp_path)!r})\nos.geteuid() or os.setuid(65534)\nassert not os.access(root, 2)\n"
+        "print(Cache(root).stage(Address('s', {'inputs': {'x': 1}}), None).cached)"
+    )
     try:
-        assert Cache(tmp_path).stage(address, write("r")).cached
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     finally:
-        (tmp_path / "s").chmod(0o755)
+        for path in (tmp_path, *tmp_path.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_what_is_in_use_by_the_date_of_long_ago_is_left_alone(tmp_path, capsys):
+    folder = Cache(tmp_path).stage(at("s", {}), write("r")).folder
+    os.utime(folder, (0, 0))
+    assert main(["--dir", str(tmp_path), "prune"]) == 0
+    assert folder.is_dir()
+    let_go()
+    assert main(["--dir", str(tmp_path), "prune"]) == 0
+    assert not folder.exists()
+
+
+def stops(folder: Path) -> None:
+    (folder / CHECKPOINT).mkdir()
+    raise KeyboardInterrupt
+
+
+def test_work_stopped_under_other_code_is_left_and_said(tmp_path, caplog):
+    """And only that: other settings are other work."""
+    caplog.set_level("INFO")
+
+    def under(code: str, lr: float, target: str) -> Address:
+        inputs = {"lr": lr, "target": {"stage": "target", "digest": target}}
+        return Address("unlearning", {"inputs": inputs, "code": code})
+
+    with pytest.raises(KeyboardInterrupt):
+        Cache(tmp_path).stage(under("old", 0.1, "a"), stops)
+    let_go()
+    Cache(tmp_path).stage(under("new", 0.2, "a"), write("r"))
+    assert "the code has changed" not in caplog.text
+    left = under("old", 0.1, "a").digest
+    Cache(tmp_path).stage(under("new", 0.1, "b"), write("r"))  # its target follows the code
+    assert f"unlearning: the code has changed since {left}.partial was stopped: from the start" in caplog.text
 
 
 def test_a_hit_of_another_version_says_so(tmp_path, caplog, monkeypatch):
@@ -185,16 +308,22 @@ def test_a_hit_of_another_version_says_so(tmp_path, caplog, monkeypatch):
 
 
 def test_files_honour_the_umask(tmp_path):
-    before = os.umask(0o027)
+    """Locks too, and what libraries write into folders (safetensors: for the owner alone)."""
     code = (
-        "import sys, torch, pathlib\nfrom simu.store.files import write_tensors\n"
-        "write_tensors(pathlib.Path(sys.argv[1]), {'x': torch.ones(2)})"
+        "import sys, torch, pathlib\nfrom safetensors.torch import save_file\nfrom simu.store.cache import Cache\n"
+        "from simu.store.files import replacing, write_tensors\nfrom simu.store.identity import Address\n"
+        "def compute(folder):\n"
+        "    write_tensors(folder / 'x.safetensors', {'x': torch.ones(2)})\n"
+        "    with replacing(folder / 'model') as made:\n"
+        "        made.mkdir()\n"
+        "        save_file({'x': torch.ones(2)}, made / 'model.safetensors')\n"
+        "Cache(pathlib.Path(sys.argv[1])).stage(Address('s', {}), compute)"
     )
-    try:
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.safetensors")], check=True)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, umask=0o027)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+    assert {"x.safetensors", "model.safetensors", "files.json", "inputs.json"} < set(modes)
+    assert len(modes) == 6  # and .lock and .use
+    assert set(modes.values()) == {0o640}
 
 
 def test_command_line(tmp_path, capsys):
@@ -215,7 +344,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["--dir", str(tmp_path), "prune", "--days", "0"]) == 0
     assert folder.exists()  # this process works with it
     assert "a run works with it" in capsys.readouterr().out
-    let_go(folder)
+    let_go()
     assert main(["--dir", str(tmp_path), "prune", "--days", "0"]) == 0
     assert not folder.exists()
     assert main(["--dir", str(tmp_path / "none"), "ls"]) == 2

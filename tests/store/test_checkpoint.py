@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from simu.store import checkpoint as module
@@ -36,6 +37,29 @@ def test_one_altered_bit_is_found(tmp_path, caplog):
     made.path.write_bytes(content)
     assert made.load() is None
     assert "altered or truncated: starting anew" in caplog.text
+
+
+@pytest.mark.parametrize("record", ["null", "[]", "{}", '{"layout": 1, "fingerprint": "a", "digests": "abc"}', "{", ""])
+@pytest.mark.parametrize("what", ["record", "folder", "record is a folder", "link"])
+def test_whatever_else_is_there_starts_anew_and_is_replaced(tmp_path, record, what, caplog):
+    made = written(tmp_path)
+    beside = made.path.with_suffix(".json")
+    match what:
+        case "record":
+            beside.write_text(record)
+        case "folder":
+            made.path.unlink()
+            (made.path / "x").mkdir(parents=True)
+        case "record is a folder":
+            beside.unlink()
+            (beside / "x").mkdir(parents=True)
+        case "link":
+            made.path.rename(tmp_path / "elsewhere")
+            made.path.symlink_to(tmp_path / "elsewhere")
+    assert made.load() is None
+    assert "starting anew" in caplog.text
+    made.save(STATE)
+    assert made.load()["step"] == 7
 
 
 def test_a_state_saved_by_other_means_is_not_taken_up(tmp_path, caplog):
