@@ -21,6 +21,7 @@ from simu.inference.slots import context_limit
 from simu.metrics.metric import row_metrics
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded
+from simu.portable import set_threads
 from simu.report.summary import print_summary
 from simu.results import Results
 from simu.sharding import join
@@ -50,6 +51,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         cfg.evaluator.check()
     if again:
         record.clear()
+    set_threads(cfg.precision.portable)
     group = join()
     main = group is None or bool(group.is_main_process)
     tracker = cfg.tracker.open(folder, record.switches, labels) if main else Silent()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from simu import stop
 from simu.cli.guard import guarded, job_settings
+from simu.portable import narrow_instructions
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,6 +24,8 @@ def job(config: DictConfig) -> float | None:
     from simu.config import build_run, check_run, conf_dir, plain, settings
 
     check_run(config)  # plain mistakes are said before torch loads
+    if config.precision.portable:
+        narrow_instructions()
     from simu import pipeline
     from simu.presets import taken
     from simu.store.provenance import Record

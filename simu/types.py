@@ -146,6 +146,8 @@ class Precision:
     """Keep float32 masters and moments of what trains when the weights are bfloat16."""
     tf32: bool
     """Let CUDA matrix products of float32 use TF32."""
+    portable: bool = False
+    """On a CPU: one thread and no wider instructions than AVX2 (`simu.portable`)."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -80,6 +80,8 @@ class FromConfig:
     """Tokens of prompt, answer and EOS together; longer rows are cut, with a warning. One is read, one predicted."""
     dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
     """What `precision.weights` takes for its own; nothing here reads it."""
+    portable: Annotated[bool, KNOB] = False
+    """What `precision.portable` takes for its own; nothing here reads it."""
     choice_scorer: Annotated[str, KNOB]
     """What conf/evaluator/tofu.yaml takes for its own; nothing here reads it."""
     template: Template
@@ -164,6 +166,8 @@ class Pretrained:
     target: FineTune
     dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
     """For `precision.weights`, as of FromConfig."""
+    portable: Annotated[bool, KNOB] = False
+    """For `precision.portable`, as of FromConfig."""
     choice_scorer: Annotated[str, KNOB]
     """For conf/evaluator/tofu.yaml, as of FromConfig."""
 
