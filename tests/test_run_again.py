@@ -114,7 +114,8 @@ def test_killed_in_unlearning_and_the_code_changed_that_stage_begins_again_and_s
     dies += "def dying(*a):\n    save(*a)\n    os._exit(9)\ntraining.save = dying\nfrom simu.run import main\nmain()"
     command = [sys.executable, "-c", dies, *words, "hydra.run.dir=killed"]
     env = {**os.environ, "SIMU_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    assert subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL).returncode == 9
+    (tmp_path / "before").mkdir()  # not beside the changed package: Python looks there first
+    assert subprocess.run(command, cwd=tmp_path / "before", env=env, stdout=subprocess.DEVNULL).returncode == 9
     assert list((tmp_path / "cache/unlearning").glob("*.partial/checkpoint/training.pt"))
 
     done = simu(*words, "hydra.run.dir=killed", cwd=tmp_path, PYTHONPATH=str(tmp_path))
