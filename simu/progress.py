@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from threading import RLock
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -11,6 +12,8 @@ from tqdm import tqdm
 from simu.stop import check
 
 T = TypeVar("T")
+
+tqdm.set_lock(RLock())  # its own is shared between processes: one that is killed leaves a semaphore, and a warning
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,16 @@ def test_a_knob_recomputes_nothing(finished, word):
     assert computed(finished / "knob") == set()
 
 
+def changed_in(folder: Path, place: str, old: str, new: str) -> None:
+    """A copy of the package with one line changed."""
+    root = Path(__file__).parents[1]
+    for name in ("simu", "conf", "multirun_sweeps"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "simu" / place
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
 EVERYTHING = {
     "target",
     "evaluation (original)",
@@ -85,15 +96,31 @@ EVERYTHING = {
 )
 def test_changed_code_recomputes_its_stage_and_those_after_it(finished, tmp_path, place, old, new, anew):
     """On a copy of the package; the cache is the finished run's. A mask that comes out equal stops there."""
-    root = Path(__file__).parents[1]
-    for name in ("simu", "conf", "multirun_sweeps"):
-        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "simu" / place
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
+    changed_in(tmp_path, place, old, new)
     shutil.copytree(finished / "cache", tmp_path / "cache")
     simu(*SMALL, "hydra.run.dir=changed", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert computed(tmp_path / "changed") == anew
+
+
+@pytest.mark.slow
+def test_killed_in_unlearning_and_the_code_changed_that_stage_begins_again_and_says_so(finished, tmp_path):
+    changed_in(tmp_path, "optim/sophia.py", "alpha=-lr)", "alpha=-lr / 2)")
+    words = [*SMALL, "training.epochs=4", "training.checkpoint_every=1"]
+    whole = simu(*words, "hydra.run.dir=whole", "cache_dir=other", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert "the code has changed" not in whole.stdout
+
+    shutil.copytree(finished / "cache", tmp_path / "cache")
+    dies = "import os\nfrom simu import training\nsave = training.save\n"
+    dies += "def dying(*a):\n    save(*a)\n    os._exit(9)\ntraining.save = dying\nfrom simu.run import main\nmain()"
+    command = [sys.executable, "-c", dies, *words, "hydra.run.dir=killed"]
+    env = {**os.environ, "SIMU_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    (tmp_path / "before").mkdir()  # not beside the changed package: Python looks there first
+    assert subprocess.run(command, cwd=tmp_path / "before", env=env, stdout=subprocess.DEVNULL).returncode == 9
+    assert list((tmp_path / "cache/unlearning").glob("*.partial/checkpoint/training.pt"))
+
+    done = simu(*words, "hydra.run.dir=killed", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert re.search(r"unlearning: the code has changed since \w+\.partial was stopped: from the start", done.stdout)
+    assert (tmp_path / "killed/metrics.json").read_bytes() == (tmp_path / "whole/metrics.json").read_bytes()
 
 
 @pytest.mark.slow

@@ -92,8 +92,8 @@ def test_a_sweep_says_how_many_jobs_were_done_and_leaves_no_worker(finished, tmp
 
 def children(pid: int) -> list[int]:
     """Loky's workers of a process."""
-    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "LokyProcess" in line]
+    found = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if "popen_loky" in line]
 
 
 def alive(pid: int) -> bool:

@@ -85,3 +85,50 @@ def test_dry_runs_are_done_and_a_reused_folder_counts_its_new_jobs_alone(tmp_pat
     assert "sweep: 2 of 2 jobs done in sweep" in done.stderr
     done = simu("-m", "dry_run=true", "seed=0", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert "sweep: 1 of 1 jobs done in sweep" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subdir", ["${hydra.job.num}", "a/${hydra.job.num}/b"], ids=["flat", "nested"])
+def test_nine_jobs_of_which_two_fail_in_a_new_and_in_a_reused_folder(tmp_path, subdir):
+    words = ["dry_run=true", "mask.t=0.1,0.2,1.5,0.3,0.4,0.5,0.6,1.6,0.7", "hydra.sweep.dir=sweep"]
+    for _ in range(2):
+        done = simu("-m", *words, f"hydra.sweep.subdir={subdir}", cwd=tmp_path, check=False)
+        assert done.returncode == 1
+        lines = done.stderr.splitlines()
+        assert lines[-3] == "sweep: 7 of 9 jobs done in sweep"
+        for job, value, line in ((2, 1.5, lines[-2]), (7, 1.6, lines[-1])):
+            folder = subdir.replace("${hydra.job.num}", str(job))
+            assert line == f"  failed sweep/{folder}: mask.t={value}: allowed is a finite number, 0 ≤ x ≤ 1"
+        assert re.findall(r"job \d of 9", done.stdout) == [f"job {n} of 9" for n in range(1, 10)]
+        assert "job 1 of 9\n" in done.stdout
+        assert re.search(r"job 9 of 9, about \d+ (s|min) left", done.stdout)
+
+
+def test_a_sweep_ends_with_its_jobs_side_by_side_and_the_winner(finished):
+    done = simu(*SMALL, "-m", "mask.t=0.3,0.9", "seed=0", "hydra.sweep.dir=ends", cwd=finished)
+    scores = [json.loads((finished / f"ends/{job}/metrics.json").read_text())["aggregate"] for job in (0, 1)]
+    table = done.stdout[done.stdout.index("The sweep: tiny on mini") :]
+    rows = [line for line in table.splitlines() if line.lstrip().startswith("#")]
+    assert [f"{score:.4f}" in row for score, row in zip(scores, rows, strict=True)] == [True, True]
+    best = scores.index(max(scores))
+    assert ["winner" in row for row in rows] == [job == best for job in (0, 1)]
+    named = f"winner by Aggregate among those with forget/rouge_l_recall<=0.3: simu · dual (t={(0.3, 0.9)[best]})"
+    assert f"{named}, {scores[best]:.3f}" in table
+
+
+@pytest.mark.parametrize(
+    ("number", "total", "ended", "elapsed", "said"),
+    [
+        (0, 9, 0, 0, "job 1 of 9"),
+        (1, 9, 1, 60, "job 2 of 9, about 8 min left"),  # 8 jobs of a minute
+        (2, 9, 1, 60, "job 3 of 9, about 8 min left"),  # one runs beside it: the pace is the sweep's
+        (8, 9, 8, 80, "job 9 of 9, about 10 s left"),
+        (1, 9, 1, 3600, "job 2 of 9, about 8.0 h left"),
+        (3, None, 3, 60, "job 4"),  # another sweeper than Hydra's own does not say how many there will be
+    ],
+)
+def test_progress(number, total, ended, elapsed, said):
+    from simu.cli.sweeps import progress
+
+    others = [{"status": "completed"}] * ended + [{"status": "killed"}] * (number - ended)
+    assert progress(number, {"jobs": total, "started": 1000.0}, others, 1000.0 + elapsed) == said

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from simu import stop as signals
 from simu.data.batching import Encoded, collate, pairing_table
 from simu.losses.forget.ascent import Ascent
 from simu.losses.objective import Objective, teach
@@ -155,6 +156,35 @@ def test_mild_forgetting_is_not_called_runaway(tiny_llama, caplog):
     with caplog.at_level(logging.WARNING, "simu.training"):
         run(tiny_llama, graddiff(), lr=1e-4, settings=Training(epochs=1, batch_size=5))
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 6])
+def test_told_to_stop_it_ends_after_the_step_and_goes_on_to_the_same_bytes(tiny_llama, tmp_path, monkeypatch, at):
+    """Steps 3 and 6 end an epoch; the criterion is met after the second."""
+    settings, asked_after = Training(epochs=4, batch_size=4, checkpoint_every=1000), []
+
+    def enough(epoch: int) -> bool:
+        asked_after.append(epoch)
+        return epoch == 2
+
+    whole, copied = copy.deepcopy(tiny_llama), copy.deepcopy(tiny_llama)
+    assert run(whole, graddiff(), settings=settings, stop=enough).steps == 6
+    path = tmp_path / "training.pt"
+    monkeypatch.setattr(signals._State, "working", True)
+
+    def signalled(record) -> None:
+        if record["step"] == at:
+            signals.ask(signal.SIGTERM)
+
+    with pytest.raises(signals.Stopped):
+        run(copied, graddiff(), settings=settings, stop=enough, checkpoint=path, on_step=signalled)
+    monkeypatch.setattr(signals._State, "asked", 0)
+    seen = []
+    result = run(tiny_llama, graddiff(), settings=settings, stop=enough, checkpoint=path, on_step=seen.append)
+    assert (result.steps, result.stopped) == (6, True)
+    assert [record["step"] for record in seen] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(tiny_llama.parameters(), whole.parameters(), strict=True):
+        assert one.equal(other)
 
 
 @pytest.mark.parametrize(

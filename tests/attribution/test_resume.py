@@ -1,8 +1,12 @@
 """A killed attribution goes on where it was, and ends the same to the bit."""
 
+import os
+import signal
+
 import pytest
 import torch
 
+from simu import stop
 from simu.attribution import neuron_attribution
 from simu.attribution.engine.engine import Engine
 from simu.store import partial
@@ -87,6 +91,47 @@ def test_a_damaged_file_is_said_and_not_used(reference, batches, tmp_path, caplo
     file.write_bytes(file.read_bytes()[:100])
     assert torch.equal(neuron_attribution(model, batches, m=2, checkpoint=tmp_path), whole)
     assert "cannot be read" in caplog.text
+
+
+def test_one_altered_bit_is_said_and_not_used(reference, batches, tmp_path, caplog):
+    model = reference.model("llama", **reference.small)
+    whole = neuron_attribution(model, batches, m=2, checkpoint=tmp_path)
+    file = tmp_path / "attribution.partial.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1  # in a sum
+    file.write_bytes(content)
+    assert torch.equal(neuron_attribution(model, batches, m=2, checkpoint=tmp_path), whole)
+    assert "is altered: starting anew" in caplog.text
+
+
+def test_told_to_stop_it_ends_after_the_pass_and_keeps_it(reference, batches, passes, tmp_path, monkeypatch):
+    model = reference.model("llama", **reference.small)
+    settings = {"m": 3, "max_memory": 0.0002}
+    whole, total = neuron_attribution(model, batches, **settings), passes.seen
+    monkeypatch.setattr(partial, "EVERY_SECONDS", 1e9)
+    original = Engine.gradients
+
+    def signalled(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "gradients", signalled)
+    passes.seen = 0
+    before = signal.getsignal(signal.SIGTERM)
+    stop.listen(speaks=False)
+    stop.begin()
+    try:
+        with pytest.raises(stop.Stopped):
+            neuron_attribution(model, batches, **settings, checkpoint=tmp_path)
+    finally:
+        stop.end()
+        monkeypatch.setattr(stop._State, "asked", 0)
+        signal.signal(signal.SIGTERM, before)
+    monkeypatch.setattr(Engine, "gradients", original)
+    done, passes.seen = passes.seen, 0
+    assert torch.equal(neuron_attribution(model, batches, **settings, checkpoint=tmp_path), whole)
+    assert 0 < done < total
+    assert passes.seen == total - done
 
 
 def test_a_finished_one_runs_nothing(reference, batches, passes, tmp_path):

@@ -181,6 +181,33 @@ def test_lm_eval_is_asked_for_by_name(half_told, tokenizer, splits, monkeypatch)
         replace(EVALUATOR, mmlu="lm_eval").check()
 
 
+@pytest.mark.parametrize("offline", [False, True])
+def test_lm_eval_whose_rows_cannot_be_had_is_one_line_before_any_stage(monkeypatch, tmp_path, offline):
+    import datasets.config
+    import huggingface_hub
+
+    from simu.evaluation import lume
+    from simu.store import hub
+
+    def unreachable(*_, **__):
+        assert not offline
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(lume, "find_spec", lambda name: name)  # installed
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(hub, "offline", lambda: offline)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    asked = replace(EVALUATOR, mmlu="lm_eval")
+    why = "HF_HUB_OFFLINE=1 and it is not in the local cache" if offline else "ConnectionError"
+    with pytest.raises(UserError) as told:
+        asked.check()
+    assert str(told.value) == (
+        f"evaluator.mmlu=lm_eval: cais/mmlu cannot be had from the hub ({why}); pass the number itself, or null"
+    )
+    (tmp_path / "cais___mmlu").mkdir()  # fetched before, as datasets keeps it
+    asked.check()
+
+
 def test_one_perfectly_remembered_task_makes_the_harmonic_mean_zero(tokenizer, splits, half_told):
     swapped = {**splits.evaluation, "forget": splits.evaluation["retain"]}
     found = EVALUATOR(half_told, tokenizer, replace(splits, evaluation=swapped), TEMPLATE).metrics

@@ -261,7 +261,8 @@ def test_a_torn_or_altered_batch_is_computed_again(model, tmp_path, caplog):
     expected = run(model, checkpoint=tmp_path)
     (path,) = tmp_path.rglob("*.jsonl")
     text = path.read_text()
-    for damage in (text[: len(text) // 2], "", text.replace('"ids": [', '"ids": ["x", ')):
+    other = text.replace('"ids": [', '"ids": [1', 1)  # another token, as one bit makes it
+    for damage in (text[: len(text) // 2], "", text.replace('"ids": [', '"ids": ["x", '), other, "[]\n", "\n7\n"):
         path.write_text(damage)
         assert run(model, checkpoint=tmp_path) == expected
         assert "not a finished batch" in caplog.text

@@ -253,7 +253,8 @@ def test_a_complete_cache_without_write_permission_is_used(tmp_path):
         path.chmod(path.stat().st_mode | 0o055)
     code = (
         "from pathlib import Path\nfrom simu.store.cache import Cache\nfrom simu.store.identity import Address\n"
-        f"import os, simu.store.cache as c\nc.versions = dict\nroot = Path({str(tmp_path)!r})\nos.geteuid() or os.setuid(65534)\nassert not os.access(root, 2)\n"
+        "import os\nimport simu.store.cache as module\nmodule.versions = dict  # the libraries' folders may be root's\n"
+        f"root = Path({str(tmp_path)!r})\nos.geteuid() or os.setuid(65534)\nassert not os.access(root, 2)\n"
         "print(Cache(root).stage(Address('s', {'inputs': {'x': 1}}), None).cached)"
     )
     try:
