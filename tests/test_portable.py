@@ -37,7 +37,8 @@ def test_a_portable_run_has_one_thread_and_the_next_run_its_own(threads):
 def test_instructions_are_narrowed_before_torch_loads_and_what_is_set_stays():
     if not portable._has_avx2():
         pytest.skip("no AVX2 on this processor")
-    code = "from simu.portable import narrow_instructions as n; n(); import torch; print(torch.backends.cpu.get_cpu_capability())"
+    code = "from simu.portable import narrow_instructions as n; n(); import torch; "
+    code += "print(torch.backends.cpu.get_cpu_capability())"
     for given, said in ({}, "AVX2"), ({"ATEN_CPU_CAPABILITY": "default"}, "DEFAULT"):
         env = {k: v for k, v in os.environ.items() if k not in portable.WIDTH} | given
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
