@@ -25,7 +25,8 @@ MORE = {"paraphrased_question": "P?", "paraphrased_answer": "P.", "perturbed_ans
 
 def tofu(folder: Path) -> Path:
     for name, count in TOFU.items():
-        rows = [{"question": f"Q{i}?", "answer": f"A{i}."} | MORE for i in range(count)]
+        of = name[:4]  # a split and its perturbed file have the same rows
+        rows = [{"question": f"Q{i} {of}?", "answer": f"A{i} {of}."} | MORE for i in range(count)]
         written(folder / f"{name}.json", json.dumps(rows))
     return folder
 
@@ -36,7 +37,9 @@ def lume(folder: Path) -> Path:
     for name in ("member", "nonmember"):
         written(folder / "mia" / f"{name}.jsonl", json.dumps({"document": name}))
     for side, first in (("forget", 0), ("retain", 100)):
-        rows = [{"id": f"d{first + i}sc1", "input": "In", "output": "Out", "task": "Task3"} for i in range(6)]
+        rows = [
+            {"id": f"d{first + i}sc1", "input": f"In {first + i}", "output": "O", "task": "Task3"} for i in range(6)
+        ]
         written(folder / f"{side}.jsonl", "\n".join(map(json.dumps, rows)))
         for k, fold in enumerate(("train", "validation", "heldout")):
             written(folder / "folds" / f"{side}_{fold}.txt", f"d{first + 2 * k}\nd{first + 2 * k + 1}\n")

@@ -185,13 +185,15 @@ class Pretrained:
         self._reach(data)
         source, tokenizer, key = self.source(data), self._tokenizer(data), self._key(data)
         beside = key if tokenizer == source else "model.tokenizer"
-        if (folder := snapshot(source, self._revision(source, data))) is not None:
-            check_folder(folder, key)
-        if (folder := snapshot(tokenizer, self._revision(tokenizer, data))) is not None:
-            check_files(folder, beside)
+        for place, named in ((source, key), (tokenizer, beside)):
+            if (folder := snapshot(place, self._revision(place, data))) is not None:
+                check_files(folder, named)
         config = read_config(source, key, self._revision(source, data))
+        check_decoder(config, f"{key}={source}")
         made = load_tokenizer(tokenizer, beside, self._revision(tokenizer, data))
         check_tokenizer(made, config, f"{beside}={tokenizer}")
+        if (folder := snapshot(source, self._revision(source, data))) is not None:
+            check_folder(folder, key)
 
     def _reach(self, data: str) -> None:
         source, tokenizer = self.source(data), self._tokenizer(data)
