@@ -78,7 +78,7 @@ def others(hint: Any, value: Any) -> Iterator[Any]:
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int):
-        yield from (value + 1, value - 1, value * 2, 2 * value + 2, value // 2)
+        yield from (value + 1, value - 1, value * 2, 2 * value + 2, value // 2, value // 4)
     elif isinstance(value, float):
         yield from (value / 2, value * 2, 0.25)
     elif isinstance(value, list):
