@@ -87,8 +87,12 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
         results.save_original(before.load())
     if "attribution" in needed and cfg.selection.reads_mask:
         scores = {side: scored(cfg, splits, setup, context, taught, side) for side in sorted(cfg.mask.needs)}
+    if "attribution" in asked:
+        results.save_scores({side: artifact.load() for side, artifact in scores.items()}, cfg.attribution)
     if "mask" in needed and cfg.selection.reads_mask:
         chosen = masked(cfg, context, scores).load()
+    if "mask" in asked and chosen is not None:
+        results.save_mask(chosen, {side: artifact.load() for side, artifact in scores.items()}, cfg.mask)
     unlearned = taught
     if "unlearning" in needed and trains:
         unlearned = unlearning_of(cfg, splits, setup, context, taught, chosen)
@@ -96,10 +100,6 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
     if before is not None and unlearned is not taught:
         after = evaluated(cfg, splits, setup, context, unlearned, reference, cfg.method.name)
 
-    if "attribution" in asked:
-        results.save_scores({side: artifact.load() for side, artifact in scores.items()})
-    if "mask" in asked and chosen is not None:
-        results.save_mask(chosen, {side: artifact.load() for side, artifact in scores.items()}, cfg.mask)
     if "unlearning" in asked and unlearned is not taught:
         results.save_training(unlearned)
     if after is not None:

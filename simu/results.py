@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from simu.masks.critical import critical_neurons
-from simu.masks.report import mask_report
+from simu.masks.report import finite, mask_report
 from simu.metrics.collapse import collapsed
 from simu.models.load import Loaded, save_folder
-from simu.slots import Mask
+from simu.slots import Attribution, Mask
 from simu.stages.artifact import Artifact
 from simu.stages.unlearning import LOG, WARNINGS, send
 from simu.store.files import read_json_lines, replacing, write_json, write_json_lines, write_tensors
 from simu.types import Evaluation, NeuronMask, Scores
 
 log = logging.getLogger("simu")
+INCOMPLETE = 0.1
+"""Relative error of a layer's sum of scores from which on it is said."""
 
 
 class Results:
@@ -46,8 +50,13 @@ class Results:
         self.metrics |= {f"original/{name}": value for name, value in evaluation.metrics.items()}
         self._before = {(row["split"], row["id"]): row.get("generated") for row in evaluation.rows}
 
-    def save_scores(self, scores: Mapping[str, Scores]) -> None:
-        """attribution.safetensors: float32 [L, units] for each side."""
+    def save_scores(self, scores: Mapping[str, Scores], attribution: Attribution) -> None:
+        """attribution.safetensors: float32 [L, units] for each side; how far they are from complete, in a line."""
+        for side, found in scores.items():
+            if (off := found.completeness) is not None:
+                self.noted.setdefault("completeness", {})[side] = finite(off)
+                log.info("%-24s off by %s", f"completeness ({side})", by_layer(off))
+                self.warn(incomplete(off, side, attribution))
         if scores and self.main:
             write_tensors(self.folder / "attribution.safetensors", {side: s.values for side, s in scores.items()})
             for side, found in scores.items():
@@ -65,7 +74,9 @@ class Results:
             values = {side: found.values for side, found in scores.items()}
             critical = {f"critical_{side}": critical_neurons(v, component.t) for side, v in values.items()}
             samples = {side: found.n_samples for side, found in scores.items()}
-            write_json(self.folder / "mask_report.json", mask_report({"mask": mask, **critical}, values, samples))
+            off = {side: found.completeness for side, found in scores.items()}
+            report = mask_report({"mask": mask, **critical}, values, samples, off)
+            write_json(self.folder / "mask_report.json", report)
             self.tracker.heatmap("mask", mask)
 
     def save_training(self, unlearned: Artifact[Loaded]) -> None:
@@ -98,6 +109,24 @@ class Results:
         """model/: a plain Hugging Face folder."""
         with replacing(self.folder / "model") as temporary:
             save_folder(model, tokenizer, temporary)
+
+
+def by_layer(off: Tensor) -> str:
+    """Relative errors of layers, on a line."""
+    worst = int(off.argmax())
+    return f"{100 * float(off[worst]):.1f} % at most (layer {worst} of {len(off)})"
+
+
+def incomplete(off: Tensor, side: str, attribution: Attribution) -> Iterator[str]:
+    """A warning where a layer's scores are further than INCOMPLETE from what they should add up to, with the cure."""
+    if bool((off <= INCOMPLETE).all()):
+        return
+    path, m = getattr(attribution, "path", ""), attribution.m
+    cure = f"attribution.m={2 * m}" if path == "gauss" else f"attribution.path=gauss at the same m={m}"
+    yield (
+        f"attribution ({side}): the scores of {int((~(off <= INCOMPLETE)).sum())} layers have not converged, off by "
+        f"{by_layer(off)}; {cure} is nearer"
+    )
 
 
 def brief(counts: list[int], width: int = 46) -> str:

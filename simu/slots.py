@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from simu.types import Batch, Evaluation, Loss, NeuronMask, NeuronScores, Scores, Splits, Template
 
@@ -84,6 +84,20 @@ class Attribution(Protocol):
         groups: int | None = None,
         checkpoint: str | Path | None = None,
     ) -> NeuronScores: ...
+
+
+@runtime_checkable
+class WithCompleteness(Protocol):
+    """An attribution that also knows what a layer's scores should add up to, and how far they are from it."""
+
+    def with_completeness(
+        self,
+        model: nn.Module,
+        batches: Iterable[Mapping[str, Tensor]],
+        *,
+        groups: int | None = None,
+        checkpoint: str | Path | None = None,
+    ) -> tuple[NeuronScores, Tensor | None]: ...
 
 
 class Mask(Protocol):

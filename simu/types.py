@@ -30,6 +30,8 @@ class Scores:
     """[L, units], summed over next-token samples."""
     n_samples: int
     """Next-token samples |D| that were summed (not rows: answers differ in length)."""
+    completeness: Tensor | None = None
+    """float64 [L]: how far each layer's scores are from what they should add up to, relative; None: not defined."""
 
 
 class UserError(ValueError):

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,15 @@ Layers = Literal["single", "all"]
 Reduction = Literal["signed", "absolute"]
 
 
+@overload
 def neuron_attribution(
+    model: nn.Module, batches: Batches, *, return_completeness: Literal[False] = False, **settings: Any
+) -> NeuronScores: ...
+@overload
+def neuron_attribution(
+    model: nn.Module, batches: Batches, *, return_completeness: Literal[True], **settings: Any
+) -> tuple[NeuronScores, Tensor | None]: ...
+def neuron_attribution(  # type: ignore[misc]  # the overloads leave the settings to this signature
     model: nn.Module,
     batches: Batches,
     *,
@@ -43,7 +51,7 @@ def neuron_attribution(
     objective: Objective = "log_prob",
     position: Position = "next_token",
     layers: Layers = "single",
-    path: PathRule = "right",
+    path: PathRule = "gauss",
     reduction: Reduction = "signed",
     tokens: Tokens = "answer",
     groups: int | None = None,
@@ -51,7 +59,8 @@ def neuron_attribution(
     recompute: bool | None = None,
     checkpoint: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
-) -> NeuronScores:
+    return_completeness: bool = False,
+) -> NeuronScores | tuple[NeuronScores, Tensor | None]:
     """Attribution of each neuron, summed over samples: [L, D] of `dtype`, or [G, L, D] with `groups`; on the CPU.
 
     model: a Hugging Face causal decoder (see `simu.models.anatomy`), any floating type; left as it was.
@@ -60,12 +69,14 @@ def neuron_attribution(
     position: `next_token` replaces the vector where the token is predicted, for each sample by itself (exact);
         `sequence` scales it at all predicting positions of one teacher-forced pass.
     layers: one layer's vector at a time, or all layers' together.
-    path: j/m (`right`), (j-1)/m (`left`), (j-1/2)/m (`midpoint`).
+    path: Gauss-Legendre nodes and weights (`gauss`), j/m (`right`, as printed), (j-1)/m (`left`), (j-1/2)/m (`midpoint`).
     reduction: samples are summed with their sign, or their absolute values are.
     tokens: `answer` scores the labels (answer and EOS); `template` also tokens that batch["template"] (LongTensor
         [B, T]) marks with 1.
     groups: number of groups G; batch["group"] (LongTensor [B]) then says which group a row belongs to. Costs nothing.
     max_memory, recompute: see `simu.attribution.plan`.
+    return_completeness: also how far each layer's scores are from what they should add up to (see `completeness`):
+        float64 [L]; None under `reduction="absolute"`, where nothing says what that is.
     checkpoint: folder for partial sums (made if need be). A killed call, started again with the same arguments, goes on
         from there and gives the same result; the caller removes it.
 
@@ -104,16 +115,36 @@ def neuron_attribution(
     digest = fingerprint(model, scored, settings) if checkpoint is not None else ""
     with undisturbed(model), torch.enable_grad():
         engine = Engine(model, recompute=cut.recompute, logits_rows=cut.logits_rows)
-        kept = Partial(checkpoint, digest, (groups or 1, engine.parts.n_layers, engine.parts.d_model), torch.float64)
+        shape = (groups or 1, engine.parts.n_layers, engine.parts.d_model + 1)
+        kept = Partial(checkpoint, digest, shape, torch.float64)
         sums = _Sums(engine, cut, kept, scored, fractions, weights, objective, position, layers == "all", reduction)
         for _ in track(sums, "attribution", total=cut.passes, unit="pass"):
             pass
-    return (kept.sums if groups is not None else kept.sums[0]).to(dtype)
+    scores = kept.sums[..., :-1].to(dtype) if groups is not None else kept.sums[0, :, :-1].to(dtype)
+    if not return_completeness:
+        return scores
+    return scores, completeness(kept.sums.sum(0), layers == "all") if reduction == "signed" else None
+
+
+def completeness(sums: Tensor, together: bool = False) -> Tensor:
+    """|Σ_k Att(l, k) − Σ_i [L_i(β) − L_i(0)]| / |Σ_i [L_i(β) − L_i(0)]| of each layer: float64 [L], 0 where the path
+    integral has converged (captum's convergence delta, relative). With `together` one figure for all layers, repeated.
+
+    sums: float64 [L, D + 1], scores and, last, Σ_i [L_i(β) − L_i(0)].
+    """
+    scored, gain = sums[:, :-1].sum(1), sums[:, -1]
+    if together:
+        scored = scored.sum().expand_as(gain)
+    off = (scored - gain).abs()
+    return torch.where(off == 0, 0.0, off / gain.abs())
 
 
 @dataclass
 class _Sums:
-    """The passes of a plan, in order. Iterating it does the work, a step a pass; passes already kept are skipped."""
+    """The passes of a plan, in order. Iterating it does the work, a step a pass; passes already kept are skipped.
+
+    The last column of the sums is what a layer's scores should add up to: Σ_i [L_i(β) − L_i(0)].
+    """
 
     engine: Engine
     plan: Plan
@@ -175,6 +206,11 @@ class _Sums:
                 pending[layer] = pending[layer] + att  # |Σ_j|, not Σ_j |·|: wait for the other path points
             else:
                 self._add(layer, att, clean.where, group)
+        if self.reduction == "signed" and one.begins(len(self.fractions)):
+            for layer, gain in zip(
+                one.layers, self.engine.gains(clean, one.layers, self.objective, self.together), strict=True
+            ):
+                self.kept.sums[:, layer, -1].index_add_(0, group.cpu(), gain.cpu().double())
 
     def _keep(self, done: int, end: int, clean: Clean, group: Tensor, pending: list[Tensor]) -> None:
         """Absolute values exist only once a micro-batch is through, so only then are its sums kept."""
@@ -188,4 +224,4 @@ class _Sums:
     def _add(self, layer: int, att: Tensor, where: Layout, group: Tensor) -> None:
         """Sum [B, N, D] over samples into the rows' groups."""
         by_row = att.masked_fill(~where.scored[:, :, None], 0).sum(1, dtype=precise(att.dtype)).cpu().double()
-        self.kept.sums[:, layer].index_add_(0, group.cpu(), by_row)
+        self.kept.sums[:, layer, :-1].index_add_(0, group.cpu(), by_row)

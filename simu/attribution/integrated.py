@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simu.attribution.engine.capture import Position
 from simu.attribution.engine.planning import Plan, plan
@@ -28,7 +28,7 @@ class Integrated:
     objective: Objective = "log_prob"
     position: Position = "next_token"
     layers: Layers = "single"
-    path: PathRule = "right"
+    path: PathRule = "gauss"
     reduction: Reduction = "signed"
     tokens: Tokens = "answer"
     batch_size: Annotated[int, between(1, 65536)] = 16
@@ -41,7 +41,13 @@ class Integrated:
     def __call__(
         self, model: nn.Module, batches: Batches, *, groups: int | None = None, checkpoint: str | Path | None = None
     ) -> NeuronScores:
-        """Sums over samples: float32 [L, D], or [G, L, D]."""
+        """Sums over samples: float32 [L, D], or [G, L, D] with `groups`."""
+        return self.with_completeness(model, batches, groups=groups, checkpoint=checkpoint)[0]
+
+    def with_completeness(
+        self, model: nn.Module, batches: Batches, *, groups: int | None = None, checkpoint: str | Path | None = None
+    ) -> tuple[NeuronScores, Tensor | None]:
+        """The scores, and how far each layer's are from what they should add up to: float64 [L] (`completeness`)."""
         return neuron_attribution(
             model,
             batches,
@@ -56,6 +62,7 @@ class Integrated:
             max_memory=self.max_memory,
             recompute=self.recompute,
             checkpoint=checkpoint,
+            return_completeness=True,
         )
 
     def plan(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from numpy.polynomial.legendre import leggauss
+
 from simu.types import require
 
-PathRule = Literal["right", "left", "midpoint"]
+PathRule = Literal["gauss", "right", "left", "midpoint"]
 Points = tuple[list[float], list[float]]
 
 
@@ -16,7 +18,14 @@ def riemann(shift: float) -> Callable[[int], Points]:
     return lambda m: ([(j - shift) / m for j in range(1, m + 1)], [1.0] * m)
 
 
+def gauss_legendre(m: int) -> Points:
+    """Nodes and weights on [0, 1] that integrate polynomials below degree 2m exactly."""
+    nodes, weights = leggauss(m)  # on [-1, 1]; the weights add up to 2
+    return ((nodes + 1) / 2).tolist(), (weights * m / 2).tolist()
+
+
 RULES: dict[str, Callable[[int], Points]] = {
+    "gauss": gauss_legendre,
     "right": riemann(0.0),
     "left": riemann(1.0),
     "midpoint": riemann(0.5),

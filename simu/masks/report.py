@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from simu.types import NeuronMask, NeuronScores, UserError
 
@@ -15,6 +17,7 @@ def mask_report(
     masks: Mapping[str, NeuronMask],
     scores: Mapping[str, NeuronScores] | None = None,
     samples: Mapping[str, int] | None = None,
+    completeness: Mapping[str, Tensor | None] | None = None,
 ) -> dict[str, object]:
     """A JSON-able dict on named masks and named scores, all [L, units] (a soft neuron counts where its weight is > 0).
 
@@ -22,6 +25,7 @@ def mask_report(
     pairs["a & b"]: overlap (|a ∩ b|), jaccard (|a ∩ b| / |a ∪ b|; 1 for two empty masks), per_layer overlap.
     spearman["a & b"]: rank correlation over all neurons, and mean over layers; null where a side is constant.
     samples: as given, {"forget": …, "retain": …}: the next-token samples that the scores were summed over.
+    completeness: by side and layer, how far the scores are from what they should add up to; a side without is left out.
     Raises UserError where shapes differ.
     """
     scores = scores or {}
@@ -33,7 +37,13 @@ def mask_report(
         "pairs": {f"{a} & {b}": _overlap(masks[a], masks[b]) for a, b in combinations(masks, 2)},
         "spearman": {f"{a} & {b}": _agreement(scores[a], scores[b]) for a, b in combinations(scores, 2)},
         "samples": dict(samples or {}),
+        "completeness": {side: finite(off) for side, off in (completeness or {}).items() if off is not None},
     }
+
+
+def finite(values: Tensor) -> list[float | None]:
+    """Of a vector, for JSON, which knows neither infinity nor NaN: null there."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _counts(mask: NeuronMask) -> dict[str, object]:

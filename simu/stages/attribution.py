@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from simu.attribution.samples import count_samples
 from simu.data.batches import attribution_batches
 from simu.fields import narrow
-from simu.slots import Attribution
+from simu.slots import Attribution, WithCompleteness
 from simu.stages.artifact import Artifact, Context, Setup
 from simu.store.cache import CHECKPOINT
 from simu.store.files import write_json, write_tensors
@@ -36,7 +36,7 @@ def sample(rows: tuple[Example, ...], count: int, seed: int) -> tuple[Example, .
 
 
 def compute(inputs: Inputs, folder: Path, context: Context) -> None:
-    """folder/attribution.safetensors (float32 [L, units]) and samples.json."""
+    """folder/attribution.safetensors (float32 [L, units], and float64 [L] completeness where defined), samples.json."""
     model, tokenizer = inputs.target.load()
     attribution, setup = inputs.attribution, inputs.setup
     batches, _ = attribution_batches(
@@ -48,11 +48,17 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
         tokens=attribution.tokens,
         device=context.device,
     )
-    values = attribution(model, batches, checkpoint=folder / CHECKPOINT)
-    write_tensors(folder / "attribution.safetensors", {"scores": values})
+    where = folder / CHECKPOINT
+    if isinstance(attribution, WithCompleteness):
+        values, off = attribution.with_completeness(model, batches, checkpoint=where)
+    else:
+        values, off = attribution(model, batches, checkpoint=where), None
+    found = {"scores": values} if off is None else {"scores": values, "completeness": off}
+    write_tensors(folder / "attribution.safetensors", found)
     write_json(folder / "samples.json", {"samples": count_samples(batches, attribution.tokens)})
 
 
 def load(inputs: Inputs, folder: Path, context: Context) -> Scores:
-    values = load_file(folder / "attribution.safetensors")["scores"]
-    return Scores(values, int(json.loads((folder / "samples.json").read_text())["samples"]))
+    found = load_file(folder / "attribution.safetensors")
+    samples = int(json.loads((folder / "samples.json").read_text())["samples"])
+    return Scores(found["scores"], samples, found.get("completeness"))

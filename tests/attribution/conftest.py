@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from float64 import true_float64
+from scipy.special import roots_legendre
 from small import SMALL
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -75,10 +76,13 @@ def path_points(m: int, path: str | list[tuple[float, float]]) -> list[tuple[flo
     """(node, weight) by the rule's name, or as they are given."""
     if not isinstance(path, str):
         return path
+    if path == "gauss":
+        nodes, weights = roots_legendre(m)
+        return [((1 + x) / 2, w * m / 2) for x, w in zip(nodes, weights, strict=True)]
     return [({"right": j, "left": j - 1, "midpoint": j - 0.5}[path] / m, 1.0) for j in range(1, m + 1)]
 
 
-def brute_force(model, batch, m, objective="log_prob", layers="single", path="right") -> list[Tensor]:
+def brute_force(model, batch, m, objective="log_prob", layers="single", path="gauss") -> list[Tensor]:
     """Per sample (row, token): float64 [L, D]. A prefix, a layer and a path point each have their own forward pass."""
     down, samples = down_projections(model), []
     for b, ids, scored in rows_of(batch):
@@ -97,7 +101,7 @@ def brute_force(model, batch, m, objective="log_prob", layers="single", path="ri
     return samples
 
 
-def brute_force_sequence(model, batch, m, objective="log_prob", layers="single", path="right") -> list[Tensor]:
+def brute_force_sequence(model, batch, m, objective="log_prob", layers="single", path="gauss") -> list[Tensor]:
     """The `sequence` definition: all predicting positions of one teacher-forced pass are scaled at once."""
     down, samples = down_projections(model), []
     for b, ids, scored in rows_of(batch):

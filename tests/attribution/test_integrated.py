@@ -1,10 +1,13 @@
 """The engine against brute force: every architecture, every switch."""
 
+import math
+
 import pytest
 import torch
 from small import SMALL
 
 from simu.attribution import Integrated, count_samples, neuron_attribution
+from simu.attribution.exact import completeness
 from simu.attribution.path import RULES, path_points
 from simu.types import FieldError, UserError
 
@@ -70,6 +73,7 @@ SWITCHES = [
     {"objective": "prob"},
     {"position": "sequence"},
     {"layers": "all"},
+    {"path": "right"},
     {"path": "left"},
     {"path": "midpoint"},
     {"reduction": "absolute"},
@@ -106,7 +110,11 @@ def test_path_points_by_hand():
     assert path_points(4, "right") == ([0.25, 0.5, 0.75, 1.0], [1.0] * 4)
     assert path_points(4, "left") == ([0.0, 0.25, 0.5, 0.75], [1.0] * 4)
     assert path_points(2, "midpoint") == ([0.25, 0.75], [1.0, 1.0])
-    with pytest.raises(FieldError, match="path='down': allowed is right, left, midpoint"):
+    assert path_points(1, "gauss") == ([0.5], [1.0])
+    nodes, weights = path_points(3, "gauss")
+    assert nodes == pytest.approx([0.5 - math.sqrt(0.15), 0.5, 0.5 + math.sqrt(0.15)], abs=1e-15)
+    assert weights == pytest.approx([3 * 5 / 18, 3 * 8 / 18, 3 * 5 / 18], abs=1e-15)
+    with pytest.raises(FieldError, match="path='down': allowed is gauss, right, left, midpoint"):
         path_points(2, "down")
 
 
@@ -144,6 +152,7 @@ def test_groups_split_the_sum(llama, reference):
 def test_sum_of_scores_is_the_change_of_log_probability(llama, batch):
     """Completeness of the path integral (Sundararajan et al. 2017): Σ_k Att(l, k) → Σ_i L_i(β) - L_i(0)."""
     fine = neuron_sums(llama, [batch], m=400, path="midpoint").sum(1)
+    rough, off = neuron_attribution(llama, [batch], m=2, path="right", dtype=torch.float64, return_completeness=True)
     down = llama.model.layers[1].mlp.down_proj
     change = 0.0
     for b in range(2):
@@ -159,6 +168,47 @@ def test_sum_of_scores_is_the_change_of_log_probability(llama, batch):
                 handle.remove()
             change += float(whole - without)
     assert float(fine[1]) == pytest.approx(change, rel=1e-4)
+    assert float(off[1]) == pytest.approx(abs(float(rough[1].sum()) - change) / abs(change), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {},
+        {"layers": "all"},
+        {"position": "sequence"},
+        {"position": "sequence", "layers": "all"},
+        {"objective": "prob"},
+        {"objective": "nll"},
+        {"groups": 2},
+        {"max_memory": 0.0002},
+        {"path": "right"},
+    ],
+    ids=str,
+)
+def test_completeness_goes_to_0_with_the_points_and_not_before(switch, llama, reference):
+    batch = reference.batch([(3, 4), (2, 6)]) | {"group": torch.tensor([0, 1])}
+    found = {
+        m: neuron_attribution(llama, [batch], return_completeness=True, **{"m": m, "path": "gauss"} | switch)[1]
+        for m in (1, 24)
+    }
+    assert found[1].shape == (3,)
+    assert float(found[1].min()) > 1e-3
+    assert float(found[24].max()) < float(found[1].max()) / (3 if switch.get("path") == "right" else 50)
+
+
+def test_completeness_of_absolute_scores_is_not_defined(llama, batch):
+    scores, off = neuron_attribution(llama, [batch], m=2, reduction="absolute", return_completeness=True)
+    assert scores.shape == (3, 16)
+    assert off is None
+
+
+def test_completeness_by_hand():
+    """Layers of scores 1, 2 and 3, -1 that should add up to 4 and 2."""
+    sums = torch.tensor([[1.0, 2.0, 4.0], [3.0, -1.0, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert completeness(sums).tolist() == [0.25, 0.0, 0.0]
+    joint = torch.tensor([[1.0, 2.0, 4.0], [3.0, -1.0, 4.0]], dtype=torch.float64)
+    assert completeness(joint, together=True).tolist() == [0.25, 0.25]
 
 
 def test_batching_and_order_do_not_matter(llama, reference):

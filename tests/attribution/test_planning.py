@@ -119,19 +119,26 @@ def test_recomputation_is_chosen_only_when_asked_or_needed(model, batch):
 
 
 def test_flops_by_hand(model, batch):
-    """m=1, right: one clean pass and one stream through all layers, forward and backward (inputs only)."""
-    made = plan(model, [batch], m=1)
+    """m=1, right: one clean pass and one stream through all layers, forward and backward (inputs only); for what a
+    layer's scores should add up to, a stream through the layers above it, forward, and the head on each and on β's."""
+    made = plan(model, [batch], m=1, path="right")
     block = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 352
     clean = 6 * 60 * 6 * (2 * block + 4 * 128 * 60)
     streams = 6 * 30 * 6 * (4 * block + 3 * 4 * 128 * (60 + 30))
-    tail = 6 * 30 * 4 * 128 * 500
+    streams += 6 * 30 * (5 + 4 + 3 + 2 + 1) * (2 * block + 4 * 128 * (60 + 30))
+    tail = 6 * 30 * 4 * 128 * 500 + 6 * 30 * (1 + 6) * 2 * 128 * 500
     assert [s.flops for s in made.stages] == [0, clean, streams, tail, 0]
     assert made.samples == 6 * 30
 
 
 def test_more_path_points_cost_the_layers_above_only(model, batch):
-    one, two = (plan(model, [batch], m=m).stages[2].flops for m in (1, 2))
-    assert two - one == pytest.approx(one * 15 / 6)  # 5+4+3+2+1+0 = 15 block passes beside 6; entering costs none
+    one, two, three = (plan(model, [batch], m=m, path="right").stages[2].flops for m in (1, 2, 3))
+    assert three - two == pytest.approx(two - one)  # 5+4+3+2+1+0 = 15 block passes; entering costs none
+    gauss = (
+        plan(model, [batch], m=3, path="gauss").stages[2].flops
+        - plan(model, [batch], m=2, path="gauss").stages[2].flops
+    )
+    assert gauss == pytest.approx(two - one)
 
 
 def test_llama2_7b_is_planned_without_weights():

@@ -36,6 +36,10 @@ class Pass:
     layers: tuple[int, ...]
     points: tuple[int, ...] | None
 
+    def begins(self, m: int) -> bool:
+        """Whether it holds the first of m path points: then it also finds what its layers' scores should add up to."""
+        return 0 in ((m - 1,) if self.points is None else self.points)
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -182,7 +186,12 @@ class Cut:
                 streams += shadow * (L if one.points is None else L - 1) * block
             else:
                 streams += shadow * sum((L - 1 - layer) * block for layer in one.layers)
-            tail += shadow * (1 if self._whole(one) else len(one.layers)) * 4 * s.parts.d_model * s.vocabulary
+            head = 2 * s.parts.d_model * s.vocabulary
+            tail += shadow * (1 if self._whole(one) else len(one.layers)) * 2 * head
+            if one.begins(self.m):  # L(β) and L(0): forwards only
+                ends = one.layers[:1] if self.together else one.layers
+                streams += micro.shadow * sum(L - 1 - layer for layer in ends) * (linear + attention)
+                tail += micro.shadow * (1 + len(ends)) * head
         return clean, streams, tail
 
     # ---- cutting

@@ -26,7 +26,7 @@ from simu.attribution.engine.cache import ShadowCache
 from simu.attribution.engine.capture import Clean, Dissected, Layout, capture, precise
 from simu.attribution.engine.injection import injection, known_attention, repeated, scaled_vectors
 from simu.attribution.engine.mask import Arguments
-from simu.attribution.engine.tail import Objective, gradients_of_loss
+from simu.attribution.engine.tail import Objective, gradients_of_loss, losses
 from simu.types import UserError
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
@@ -90,6 +90,30 @@ class Engine:
             hidden = self._through(clean, layer, hidden, None, leaves[-1])
         self._require_same(clean, hidden)
         return [g.to(precise(g.dtype)) for g in self._gradients_of_loss(clean, hidden, leaves, objective, [weight])]
+
+    @torch.no_grad()
+    def gains(self, clean: Clean, layers: Sequence[int], objective: Objective, together: bool = False) -> list[Tensor]:
+        """L_i(β) − L_i(0), summed over each row's samples, for each of `layers`: float32 or 64 [B] each.
+
+        What the scores of a layer add up to where the path integral has converged. With `together` all vectors are 0
+        at once, and every layer has the same. Forwards only.
+        """
+        at_clean = self._row_losses(clean, clean.output, objective)
+        ends = [layers[0]] if together else layers
+        found = []
+        for start in ends:
+            hidden = clean.inputs[start]
+            for layer in range(start, self.parts.n_layers):
+                replaced = together or layer == start
+                a = scaled_vectors(clean, layer, [0.0]) if replaced else None
+                hidden = self.block(clean, layer, hidden, a, None, len(hidden) if layer == start else 0)
+            found.append(at_clean - self._row_losses(clean, hidden, objective))
+        return found * (len(layers) // len(ends))
+
+    def _row_losses(self, clean: Clean, hidden: Tensor, objective: Objective) -> Tensor:
+        values = losses(self.subject, clean.where, hidden, objective, self.logits_rows)
+        rows = clean.where.scored.nonzero()[:, 0]
+        return values.new_zeros(len(hidden)).index_add_(0, rows, values)
 
     def check(self, clean: Clean) -> None:
         """Raise UserError unless the blocks, re-run on the kept positions, reproduce the model's own output."""

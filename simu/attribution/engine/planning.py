@@ -79,7 +79,7 @@ def plan(
     m: int = 5,
     position: Position = "next_token",
     layers: str = "single",
-    path: str = "right",
+    path: str = "gauss",
     max_memory: float | None = None,
     recompute: bool | None = None,
     groups: int = 1,

@@ -59,6 +59,18 @@ def tail_gradient(subject: Dissected, rows: Tensor, target: Tensor, objective: O
     return torch.cat(chunks) if chunks else rows
 
 
+@torch.no_grad()
+def losses(subject: Dissected, where: Layout, hidden: Tensor, objective: Objective, logits_rows: int) -> Tensor:
+    """L_i of each scored position of the last block's output [B, N, D], in order: float32 or 64 [n]."""
+    values = []
+    rows, target = hidden[where.scored], where.target[where.scored]
+    for part, y in zip(rows.split(logits_rows), target.split(logits_rows), strict=True):
+        logits = tail(subject, part)
+        log_prob = torch.log_softmax(logits.to(precise(logits.dtype)), dim=-1).gather(1, y[:, None])[:, 0]
+        values.append({"log_prob": log_prob, "nll": -log_prob, "prob": log_prob.exp()}[objective])
+    return torch.cat(values)
+
+
 def tail(subject: Dissected, rows: Tensor) -> Tensor:
     """Logits [n, V] from the last block's output [n, D].
 
