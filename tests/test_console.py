@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from commands import SMALL, simu
 
 from simu.cli.labels import labels
 from simu.console import Lines, inert, shortened, show
+from simu.progress import track
 from simu.report.summary import print_summary
 from simu.results import brief
 
@@ -214,3 +216,13 @@ def test_a_sweeps_jobs_are_told_apart_where_they_are_watched(finished, tmp_path:
     assert {run["job_type"] for run in about} == {
         f"simu dual {objective}×ce sophia selected integrated" for objective in ("graddiff", "npo")
     }
+
+
+def test_in_a_log_file_a_bar_is_whole_lines_and_others_stay_whole(capsys, monkeypatch):
+    monkeypatch.setattr("simu.progress.EVERY_SECONDS", 0.0)
+    log = logging.getLogger("test.bar")
+    log.addHandler(Lines(sys.stderr))
+    for i in track(range(3), "teaching", unit="step"):
+        log.warning("epoch %d", i)
+    said = [re.sub(r" \[.*", "", line) for line in capsys.readouterr().err.splitlines()]
+    assert said == ["teaching: 0/3", "epoch 0", "teaching: 1/3", "epoch 1", "teaching: 2/3", "epoch 2", "teaching: 3/3"]

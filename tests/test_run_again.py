@@ -88,7 +88,7 @@ EVERYTHING = {
             "return 0.5 * common / target",
             {"evaluation (original)", "evaluation (simu)"},
         ),
-        ("models/load.py", "torch.manual_seed(seed)", "torch.manual_seed(seed + 1)", EVERYTHING),
+        ("models/load.py", "torch.manual_seed(narrow(seed))", "torch.manual_seed(narrow(seed) + 1)", EVERYTHING),
         ("optim/sophia.py", "lr = float", "# half of it\n    lr = float", set()),
         ("report/summary.py", "def print_summary", "X = 1\n\n\ndef print_summary", set()),
     ],

@@ -132,3 +132,9 @@ def test_progress(number, total, ended, elapsed, said):
 
     others = [{"status": "completed"}] * ended + [{"status": "killed"}] * (number - ended)
     assert progress(number, {"jobs": total, "started": 1000.0}, others, 1000.0 + elapsed) == said
+
+
+def test_a_further_process_of_a_group_leaves_no_run_folder(tmp_path):
+    done = simu(*SMALL, "dry_run=true", "hydra.run.dir=two", cwd=tmp_path, RANK="1")
+    assert "attribution plan" in done.stdout
+    assert not (tmp_path / "two").exists()

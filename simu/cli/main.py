@@ -55,15 +55,15 @@ def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
     forgiving()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
+        scratch = tempfile.mkdtemp(prefix="simu-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
     if not any(word.split("=")[0] in COMMANDS for word in sys.argv[1:]):
         sys.argv.append("--run")  # else Hydra composes the config once more to find that out
     sys.argv[1:] = sorted(
         map(at_home, sys.argv[1:]), key=lambda a: a not in ("-m", "--multirun")
     )  # argparse wants it first
-    if int(os.environ.get("RANK", "0")) > 0:  # of a process group, the main process alone leaves a run folder
-        scratch = tempfile.mkdtemp(prefix="simu-")
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
     try:
         register(conf_dir())
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
