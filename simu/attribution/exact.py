@@ -69,7 +69,8 @@ def neuron_attribution(  # type: ignore[misc]  # the overloads leave the setting
     position: `next_token` replaces the vector where the token is predicted, for each sample by itself (exact);
         `sequence` scales it at all predicting positions of one teacher-forced pass.
     layers: one layer's vector at a time, or all layers' together.
-    path: Gauss-Legendre nodes and weights (`gauss`), j/m (`right`, as printed), (j-1)/m (`left`), (j-1/2)/m (`midpoint`).
+    path: Gauss-Legendre nodes and weights (`gauss`), j/m (`right`, as printed), (j-1)/m (`left`) or (j-1/2)/m
+        (`midpoint`).
     reduction: samples are summed with their sign, or their absolute values are.
     tokens: `answer` scores the labels (answer and EOS); `template` also tokens that batch["template"] (LongTensor
         [B, T]) marks with 1.
