@@ -52,6 +52,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else EVERY_SECONDS,
         delay=0.0 if terminal else EVERY_SECONDS,
+        miniters=1,  # else a watching thread draws in between
     )
     for item in bar:
         check()
