@@ -210,14 +210,30 @@ def the_retain_only(cfg: RunConfig, splits: Splits, setup: Setup, context: Conte
 
 
 def read_rows(cfg: RunConfig) -> Splits:
-    """The data set, read and checked. Raises UserError for a side without rows."""
+    """The data set, read and checked."""
     splits = cfg.data()
-    for name, rows in (("forget", splits.forget), ("retain", splits.retain)):
-        if not rows:
-            raise UserError(f"data={cfg.data.name}: the {name} set is empty; allowed is at least one row")
+    check_sides(cfg, splits)
     for line in check_apart(splits, cfg.data.name, allowed=cfg.data.overlap == "allow"):
         log.warning("%s", line)
     return splits
+
+
+def check_sides(cfg: RunConfig, splits: Splits) -> None:
+    """Raise UserError where there are no rows to forget, or none to retain though something reads them."""
+    if not splits.forget:
+        raise UserError(f"data={cfg.data.name}: the forget set is empty; allowed is at least one row")
+    reads_retain = {
+        "the objective reads it; allowed is at least one row, or objective/retain=none": cfg.objective.retain.reads_rows,
+        "the mask reads its attribution; allowed is at least one row, or another mask, as mask=dual": (
+            cfg.selection.reads_mask and "retain" in cfg.mask.needs
+        ),
+        "retain_reference=true teaches it; allowed is at least one row, or retain_reference=false": (
+            cfg.retain_reference
+        ),
+    }
+    for why, reads in reads_retain.items():
+        if reads and not splits.retain:
+            raise UserError(f"data={cfg.data.name}: the retain set is empty, and {why}")
 
 
 def check_sizes(cfg: RunConfig) -> None:
