@@ -170,7 +170,8 @@ def build_run(config: DictConfig | Mapping[str, Any]) -> RunConfig:
 def settings(cfg: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     """'mask.t' → 0.3 …: every setting of a composed config that can change a result, flat; without the seed.
 
-    What a component is goes by its name ('mask._target_' → 'Dual'); of a path (of data's files too) its last part, as its content counts.
+    What a component is goes by its name ('mask._target_' → 'Dual'); of a path, and of data's files, the last part, as
+    the content counts.
     """
     found: dict[str, Any] = {}
 

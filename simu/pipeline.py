@@ -222,18 +222,16 @@ def check_sides(cfg: RunConfig, splits: Splits) -> None:
     """Raise UserError where there are no rows to forget, or none to retain though something reads them."""
     if not splits.forget:
         raise UserError(f"data={cfg.data.name}: the forget set is empty; allowed is at least one row")
-    reads_retain = {
-        "the objective reads it; allowed is at least one row, or objective/retain=none": cfg.objective.retain.reads_rows,
-        "the mask reads its attribution; allowed is at least one row, or another mask, as mask=dual": (
-            cfg.selection.reads_mask and "retain" in cfg.mask.needs
-        ),
-        "retain_reference=true teaches it; allowed is at least one row, or retain_reference=false": (
-            cfg.retain_reference
-        ),
-    }
-    for why, reads in reads_retain.items():
+    readers = (
+        (cfg.objective.retain.reads_rows, "the objective reads it", "objective/retain=none"),
+        (cfg.selection.reads_mask and "retain" in cfg.mask.needs, "the mask reads its scores", "another mask, as dual"),
+        (cfg.retain_reference, "retain_reference=true teaches it", "retain_reference=false"),
+    )
+    for reads, why, instead in readers:
         if reads and not splits.retain:
-            raise UserError(f"data={cfg.data.name}: the retain set is empty, and {why}")
+            raise UserError(
+                f"data={cfg.data.name}: the retain set is empty, and {why}; allowed is at least one row, or {instead}"
+            )
 
 
 def check_sizes(cfg: RunConfig) -> None:

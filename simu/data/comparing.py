@@ -61,9 +61,7 @@ def overlaps(splits: Splits, named: Callable[[Example], str] = row_id) -> list[s
     return found
 
 
-def check_apart(
-    splits: Splits, data: str, allowed: bool, named: Callable[[Example], str] = row_id
-) -> list[str]:
+def check_apart(splits: Splits, data: str, allowed: bool, named: Callable[[Example], str] = row_id) -> list[str]:
     """What a run says of rows in two splits that must share none; raises UserError unless they are `allowed`."""
     found = overlaps(splits, named)
     if found and not allowed:

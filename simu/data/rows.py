@@ -185,13 +185,12 @@ def read_parquet(path: Path) -> list[Row]:
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: cannot be read (it is no file)")
     try:
-        table = pyarrow.parquet.read_table(path)
-        cells = table.to_pylist()
+        names = pyarrow.parquet.read_schema(path).names
+        if not (twice := [name for name in names if names.count(name) > 1]):
+            return numbered(pyarrow.parquet.read_table(path).to_pylist(), str(path))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: no whole Parquet file ({' '.join(str(error).split())[:200]})") from error
-    if twice := [name for name in table.column_names if table.column_names.count(name) > 1]:
-        raise UserError(f"{path}: two columns are called {shown(twice[0])}")
-    return numbered(cells, str(path))
+    raise UserError(f"{path}: two columns are called {shown(twice[0])}")
 
 
 def numbered(cells: Iterable[Mapping[str, object]], name: str) -> list[Row]:
