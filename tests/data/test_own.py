@@ -231,7 +231,8 @@ def test_a_bad_object_of_json(tmp_path, content, line):
         (
             "question;answer\nQ;A\n",
             ", row 1 (line 2): its columns are 'question;answer'; allowed are question and answer, prompt and "
-            "completion, input and output, messages, text, or others that data.prompt and data.answer, or data.text, name",
+            "completion, input and output, messages, text, or others that data.prompt and data.answer, or data.text, "
+            "name",
         ),
     ],
 )
