@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -15,7 +16,10 @@ from data_folders import EXAMPLE
 from every_field import refusal
 from hydra import compose, initialize_config_dir
 
-from simu.config import conf_dir, plain
+from simu.config import build_run, conf_dir, plain, settings
+from simu.evaluation.rows import Row
+from simu.report.summary import rows as summary_rows
+from simu.types import Example
 
 WORDS = ["data=rows", "tracker=none", *(word for word in SMALL if not word.startswith("data."))]
 ENDINGS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -49,8 +53,8 @@ def test_the_same_rows_in_any_format_give_the_same_bytes(folder):
     stages = [json.loads((job / "provenance.json").read_text())["stages"] for job in jobs]
     digests = [{name: stage["digest"] for name, stage in found.items()} for found in stages]
     assert all(found == digests[0] for found in digests)
-    rows = [json.loads(line) for line in (jobs[0] / "generations.jsonl").read_text(encoding="utf-8").splitlines()]
-    asked = [(r["id"], r["prompt"], r["answer"]) for r in rows if r["split"] == "forget"]
+    lines = [json.loads(line) for line in (jobs[0] / "generations.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = [(r["id"], r["prompt"], r["answer"]) for r in lines if r["split"] == "forget"]
     assert asked == [(f"forget/{i}", r["question"], r["answer"]) for i, r in enumerate(FORGET, 1)]
     # elsewhere, from other files, with nothing in the cache
     elsewhere = folder / "elsewhere"
@@ -99,6 +103,30 @@ def test_what_is_missing_is_one_line(words, line):
             compose("config", overrides=["data=rows", f"data.forget={EXAMPLE['path']}/forget.jsonl", *words])
         )
     assert refusal(config) == line
+
+
+def test_of_a_file_the_name_alone_is_a_setting():
+    """Its rows count, so that a report sees one run in two folders."""
+    files = ["data.forget=/one/folder/f.csv", "data.path=/another", "data.holdout=h.csv"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        values = plain(compose("config", overrides=["data=rows", *files]))
+    found = settings(build_run(values), values)
+    names = {"path": "another", "forget": "f.csv", "retain": None, "holdout": "h.csv", "name": "rows"}
+    assert {key: found[f"data.{key}"] for key in names} == names
+
+
+def test_the_summary_of_documents_has_likelihoods_in_place_of_texts():
+    keys = ("forget/n", "forget/probability", "retain/probability", "mia/loss", "forget/empty")
+    metrics = dict.fromkeys(keys, 0.5)
+    asked = metrics | {"forget/exact_match": 0.5}
+    assert summary_rows(metrics, "qa") == ["mia/loss", "forget/probability", "forget/empty", "retain/probability"]
+    assert summary_rows(asked, "qa") == ["forget/exact_match", "mia/loss", "forget/empty"]
+
+
+def test_a_row_of_generations_has_its_group():
+    example = Example(id="forget/1", prompt="Q", answer="A", group="Ada")
+    assert Row(example=example, split="forget").record()["group"] == "Ada"
+    assert "group" not in Row(example=replace(example, group=""), split="forget").record()
 
 
 def test_without_a_file_to_forget_the_exit_status_is_2(tmp_path):
