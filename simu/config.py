@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simu import slots
-from simu.fields import KNOB, Place, Seed, alternatives, bare, component, hints, knobs
+from simu.fields import KNOB, Place, Seed, alternatives, bare, component, hints, knobs, paths
 from simu.schema import (
     Schema,
     check_node,
@@ -170,21 +170,23 @@ def build_run(config: DictConfig | Mapping[str, Any]) -> RunConfig:
 def settings(cfg: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     """'mask.t' → 0.3 …: every setting of a composed config that can change a result, flat; without the seed.
 
-    What a component is goes by its name ('mask._target_' → 'Dual'); of a path its last part, as its content counts.
+    What a component is goes by its name ('mask._target_' → 'Dual'); of a path, and of data's files, the last part, as
+    the content counts.
     """
     found: dict[str, Any] = {}
 
-    def walk(held: Any, node: Any, key: str) -> None:
+    def walk(held: Any, node: Any, key: str, is_file: bool = False) -> None:
         if isinstance(node, Mapping):
             left_out = knobs(type(held)) if dataclasses.is_dataclass(held) else frozenset()
             if "_target_" in node:
                 found[f"{key}._target_"] = type(held).__name__
+            files = paths(type(held)) if key == "data" else frozenset()
             for name, value in node.items():
                 if name not in left_out and name != "_target_":
-                    walk(getattr(held, str(name), None), value, f"{key}.{name}" if key else str(name))
+                    inner = f"{key}.{name}" if key else str(name)
+                    walk(getattr(held, str(name), None), value, inner, name in files or name in ("path", "dir"))
         else:
-            leaf = key.rpartition(".")[2]
-            found[key] = Path(node).name if isinstance(node, str) and leaf in ("path", "dir") else node
+            found[key] = Path(node).name if isinstance(node, str) and is_file else node
 
     walk(cfg, values, "")
     found.pop("seed", None)

@@ -130,6 +130,12 @@ def knobs(cls: type) -> frozenset[str]:
     return frozenset(name for name, hint in hints(cls).items() if any(isinstance(m, Knob) for m in marks(hint)))
 
 
+def paths(cls: type) -> frozenset[str]:
+    """Names of the fields that hold a file or folder."""
+    found = hints(cls).items() if dataclasses.is_dataclass(cls) else ()
+    return frozenset(name for name, hint in found if is_path(hint))
+
+
 def expand_paths(value: Any) -> None:
     """Put the home folder in place of `~` and `~name` in the paths of a dataclass that is being made."""
     for name, hint in hints(type(value)).items():
@@ -143,8 +149,12 @@ def _expanded(hint: Any, held: Any) -> Any:
     if isinstance(held, Mapping):
         inner = next((typing.get_args(a)[1] for a in map(bare, arms) if typing.get_origin(a) is dict), None)
         return {key: _expanded(inner, item) for key, item in held.items()}
-    is_path = any(isinstance(mark, Located) for arm in (hint, *arms) for mark in marks(arm))
-    return os.path.expanduser(held) if is_path and isinstance(held, str) else held
+    return os.path.expanduser(held) if is_path(hint) and isinstance(held, str) else held
+
+
+def is_path(hint: Any) -> bool:
+    """Whether an annotation is of a text that names a file or folder."""
+    return any(isinstance(mark, Located) for arm in (hint, *alternatives(hint)) for mark in marks(arm))
 
 
 def limits(value: Any, path: str = "") -> Iterator[tuple[str, int, AtMost]]:
@@ -271,4 +281,5 @@ __all__ = [
     "component",
     "knobs",
     "narrow",
+    "paths",
 ]

@@ -210,14 +210,28 @@ def the_retain_only(cfg: RunConfig, splits: Splits, setup: Setup, context: Conte
 
 
 def read_rows(cfg: RunConfig) -> Splits:
-    """The data set, read and checked. Raises UserError for a side without rows."""
+    """The data set, read and checked."""
     splits = cfg.data()
-    for name, rows in (("forget", splits.forget), ("retain", splits.retain)):
-        if not rows:
-            raise UserError(f"data={cfg.data.name}: the {name} set is empty; allowed is at least one row")
+    check_sides(cfg, splits)
     for line in check_apart(splits, cfg.data.name, allowed=cfg.data.overlap == "allow"):
         log.warning("%s", line)
     return splits
+
+
+def check_sides(cfg: RunConfig, splits: Splits) -> None:
+    """Raise UserError where there are no rows to forget, or none to retain though something reads them."""
+    if not splits.forget:
+        raise UserError(f"data={cfg.data.name}: the forget set is empty; allowed is at least one row")
+    readers = (
+        (cfg.objective.retain.reads_rows, "the objective reads it", "objective/retain=none"),
+        (cfg.selection.reads_mask and "retain" in cfg.mask.needs, "the mask reads its scores", "another mask, as dual"),
+        (cfg.retain_reference, "retain_reference=true teaches it", "retain_reference=false"),
+    )
+    for reads, why, instead in readers:
+        if reads and not splits.retain:
+            raise UserError(
+                f"data={cfg.data.name}: the retain set is empty, and {why}; allowed is at least one row, or {instead}"
+            )
 
 
 def check_sizes(cfg: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""The smallest folders of TOFU and LUME."""
+"""The smallest folders of TOFU and LUME, and files of one's own rows."""
 
 from __future__ import annotations
 
@@ -43,4 +43,18 @@ def lume(folder: Path) -> Path:
         written(folder / f"{side}.jsonl", "\n".join(map(json.dumps, rows)))
         for k, fold in enumerate(("train", "validation", "heldout")):
             written(folder / "folds" / f"{side}_{fold}.txt", f"d{first + 2 * k}\nd{first + 2 * k + 1}\n")
+    return folder
+
+
+OWN = {"forget": "forget.jsonl", "retain": "retain.csv", "holdout": "holdout.csv"}
+"""Fields of data=rows that name the files of examples/rows, and those that `own` writes."""
+EXAMPLE = {"path": str(Path(__file__).parents[1] / "examples" / "rows"), **OWN}
+
+
+def own(folder: Path) -> Path:
+    for split, name in OWN.items():
+        pairs = [(f"Q{i} {split}?", f"A{i} {split}.") for i in range(3)]
+        lines = [json.dumps({"question": q, "answer": a}) for q, a in pairs]
+        table = ["question,answer", *(",".join(pair) for pair in pairs)]
+        written(folder / name, "\n".join(lines if name.endswith("jsonl") else table))
     return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from simu.types import Example, Splits, UserError
@@ -41,8 +41,12 @@ def shared_rows(some: Iterable[Example], others: Iterable[Example]) -> list[tupl
     return [(row, known[key]) for row in some if (key := row_key(row)) in known]
 
 
-def overlaps(splits: Splits) -> list[str]:
-    """One line for each two splits that must not share rows and do: how many, which."""
+def row_id(row: Example) -> str:
+    return row.id
+
+
+def overlaps(splits: Splits, named: Callable[[Example], str] = row_id) -> list[str]:
+    """One line for each two splits that must not share rows and do: how many, which (as `named` calls them)."""
     held: Mapping[str, Sequence[Example]] = {
         **splits.evaluation,
         "forget": splits.forget,
@@ -51,15 +55,15 @@ def overlaps(splits: Splits) -> list[str]:
     found = []
     for one, other, why in APART:
         if both := shared_rows(held.get(one, ()), held.get(other, ())):
-            named = ", ".join(f"{a.id} = {b.id}" for a, b in both[:SHOWN])
+            pairs = ", ".join(f"{named(a)} = {named(b)}" for a, b in both[:SHOWN])
             more = f" and {len(both) - SHOWN} more" if len(both) > SHOWN else ""
-            found.append(f"{len(both)} of {len(held[one])} {one} rows stand in {other}, too ({named}{more}): {why}")
+            found.append(f"{len(both)} of {len(held[one])} {one} rows stand in {other}, too ({pairs}{more}): {why}")
     return found
 
 
-def check_apart(splits: Splits, data: str, allowed: bool) -> list[str]:
+def check_apart(splits: Splits, data: str, allowed: bool, named: Callable[[Example], str] = row_id) -> list[str]:
     """What a run says of rows in two splits that must share none; raises UserError unless they are `allowed`."""
-    found = overlaps(splits)
+    found = overlaps(splits, named)
     if found and not allowed:
         raise UserError(f"data={data}: {'; '.join(found)}; take them out of one, or pass data.overlap=allow")
     return [f"data.overlap=allow: {line}" for line in found]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from simu.store.files import canonical
-from simu.types import Example, UserError
+from simu.types import Example, UserError, shown
 
 Percent = Literal["01", "05", "10", 1, 5, 10]
 """Share of the authors to forget. Numbers too: `data.forget=10` on the command line is one, `data.forget=05` a text."""
@@ -90,14 +90,16 @@ def read_bytes(path: Path) -> bytes:
 
 def read_text(path: Path) -> str:
     """As `read_bytes`, for what is UTF-8."""
-    return _decoded(read_bytes(path), str(path))
+    return decoded(read_bytes(path), str(path))
 
 
-def _decoded(content: bytes, where: str) -> str:
+def decoded(content: bytes, where: str) -> str:
+    """Bytes as text. Raises UserError, with byte and line, for what is no UTF-8."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 (byte {error.start})") from error
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{where}: not UTF-8 (byte {error.start}), in line {line}") from error
 
 
 def _lines(content: bytes, path: Path) -> Iterator[Row]:
@@ -105,21 +107,21 @@ def _lines(content: bytes, path: Path) -> Iterator[Row]:
     lines = content.split(b"\n")
     for i, line in enumerate(lines[:-1] if lines[-1] == b"" else lines):
         where = f"{path}, row {i + 1}"
-        with _named(where):
-            value = json.loads(line.decode())
-        yield _row(value, where)
+        with named(where):
+            value = json.loads(line.decode(), object_pairs_hook=unique)
+        yield as_row(value, where)
 
 
 def _elements(content: bytes, path: Path) -> Iterator[Row]:
     """The objects of one JSON array, read one by one so that a broken one is named."""
-    text, decoder = _decoded(content, str(path)), json.JSONDecoder()
+    text, decoder = decoded(content, str(path)), json.JSONDecoder(object_pairs_hook=unique)
     at, row = _skip(text, text.index("[") + 1), 0
     more = text[at : at + 1] != "]"
     while more:
         row, where = row + 1, f"{path}, row {row + 1}"
-        with _named(where):
+        with named(where):
             value, at = decoder.raw_decode(text, at)
-        yield _row(value, where)
+        yield as_row(value, where)
         at = _skip(text, at)
         if more := text[at : at + 1] == ",":
             at = _skip(text, at + 1)
@@ -127,6 +129,20 @@ def _elements(content: bytes, path: Path) -> Iterator[Row]:
             raise UserError(f"{where}: broken JSON, no comma or closing bracket after it")
     if text[at + 1 :].strip():
         raise UserError(f"{path}: broken JSON, more stands after the closing bracket")
+
+
+class FieldTwice(ValueError):
+    """A JSON object has two fields of one name, of which `json` would drop the first."""
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, none of its fields dropped."""
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise FieldTwice(shown(name))
+        found[name] = value
+    return found
 
 
 def _skip(text: str, at: int) -> int:
@@ -137,10 +153,14 @@ def _skip(text: str, at: int) -> int:
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def named(where: str) -> Iterator[None]:
     """What reading JSON raises, as UserError with the row."""
     try:
         yield
+    except UserError:
+        raise
+    except FieldTwice as error:
+        raise UserError(f"{where}: field {error} stands twice in it") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -151,7 +171,7 @@ def _named(where: str) -> Iterator[None]:
         raise UserError(f"{where}: JSON nested too deep") from error
 
 
-def _row(value: object, where: str) -> Row:
+def as_row(value: object, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{where}: a JSON object is needed, is {_show(value)}")
     return Row(where, value)
@@ -165,9 +185,12 @@ def read_parquet(path: Path) -> list[Row]:
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: cannot be read (it is no file)")
     try:
-        return numbered(pyarrow.parquet.read_table(path).to_pylist(), str(path))
+        names = pyarrow.parquet.read_schema(path).names
+        if not (twice := [name for name in names if names.count(name) > 1]):
+            return numbered(pyarrow.parquet.read_table(path).to_pylist(), str(path))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: no whole Parquet file ({' '.join(str(error).split())[:200]})") from error
+    raise UserError(f"{path}: two columns are called {shown(twice[0])}")
 
 
 def numbered(cells: Iterable[Mapping[str, object]], name: str) -> list[Row]:

@@ -34,7 +34,7 @@ def warnings_of(
 
     generated: splits that are scored by a generated text. window: tokens that the model can read. words: ROUGE's.
     """
-    asked = [row for row in rows if row.split in generated]
+    asked = [row for row in rows if row.split in generated and not row.is_document]
     found = (
         changed(tokenizer, template, rows),
         too_long(tokenizer, template, asked, max_new_tokens, window),

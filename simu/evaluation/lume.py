@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +23,6 @@ from simu.metrics.overforgetting import distinct_n
 from simu.metrics.text import Tokenizer
 from simu.store.hub import check_fetched
 from simu.types import Evaluation, Example, Splits, Template, UserError, require
-
-log = logging.getLogger(__name__)
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference"]
 
@@ -124,7 +121,7 @@ class LumeEvaluator:
             words=self.tokenizer,
         )
         records = [row.record() for row in (*rows, *documents)]
-        return Evaluation(metrics=figures.metrics, rows=records, warnings=warnings)
+        return Evaluation(metrics=figures.metrics, rows=records, warnings=[*warnings, *figures.left_out])
 
     def _score_texts(self, ask: Inference, scorer: Scorer, rows: Sequence[Row]) -> dict[str, list[tuple[int, ...]]]:
         """Regurgitation of sc rows, knowledge of qa rows; the generations' token ids by split."""
@@ -165,7 +162,8 @@ class LumeEvaluator:
     def _membership(self, figures: Figures, rows: Sequence[Row], windowed: int) -> None:
         members, others = ([row.scores for row in rows if row.split == split] for split in (MEMBER, NONMEMBER))
         if not members or not others:
-            log.warning("mia: left out, the data have %d member and %d non-member documents", len(members), len(others))
+            found = f"{len(members)} member and {len(others)} non-member documents"
+            figures.left_out.append(f"mia: left out, the data have {found}")
             return
         mia.add_attacks(figures, self.attacks, (MEMBER, members), (NONMEMBER, others))
         figures.metrics["mia/n_windowed"] = windowed

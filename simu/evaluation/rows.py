@@ -34,6 +34,11 @@ class Row:
     """Whether its answer is a few words (world facts, real authors)."""
 
     @property
+    def is_document(self) -> bool:
+        """Whether there is no question to it: nothing is generated, and its likelihood alone is scored."""
+        return not self.example.prompt
+
+    @property
     def pair(self) -> Pair:
         return Pair(self.example.prompt, self.example.answer, self.example.id)
 
@@ -43,6 +48,7 @@ class Row:
         return {
             "id": e.id,
             "split": self.split,
+            **({"group": e.group} if e.group else {}),
             "prompt": e.prompt,
             "answer": e.answer,
             "generated": self.generated,
@@ -130,8 +136,8 @@ def reference_scores(reference: object, split: str, name: str, rows: Iterable[Ro
 
 
 def all_there(figures: Figures, name: str, parts: Sequence[str]) -> bool:
-    """Whether the metric `name` can be made of these parts; a warning says which are not there."""
+    """Whether the metric `name` can be made of these parts; `figures.left_out` says which are not there."""
     missing = [part for part in parts if part not in figures.metrics]
     if missing:
-        log.warning("%s: left out, there is no %s", name, ", ".join(missing))
+        figures.left_out.append(f"{name}: left out, there is no {', '.join(missing)}")
     return not missing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,8 +32,6 @@ from simu.metrics.text import Tokenizer
 from simu.models.load import content
 from simu.store.identity import fields
 from simu.types import Evaluation, Splits, Template, require
-
-log = logging.getLogger(__name__)
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "grad_norm", "soul_compat"]
 ChoiceScorer = Literal["none", "embedding", "rouge_l", "likelihood"]
@@ -158,12 +155,13 @@ class TofuEvaluator:
             window=ask.window,
             words=self.tokenizer,
         )
-        return Evaluation(metrics=figures.metrics, rows=[row.record() for row in rows], warnings=warnings)
+        records = [row.record() for row in rows]
+        return Evaluation(metrics=figures.metrics, rows=records, warnings=[*warnings, *figures.left_out])
 
     # --- what the model is asked, all at once: each unique pair one row of one plan ---------------------------------
 
     def _pairs_to_generate(self, rows: Sequence[Row]) -> list[Pair]:
-        pairs = [row.pair for row in rows if row.split != HOLDOUT]
+        pairs = [row.pair for row in rows if is_asked(row)]
         if self.choice_scorer in ("rouge_l", "embedding"):
             pairs += [choices(row)[0] for row in rows if is_choice(row)]
         return pairs
@@ -185,7 +183,7 @@ class TofuEvaluator:
 
     def _score_texts(self, rows: Sequence[Row], texts: Mapping[Pair, Generation]) -> None:
         scorer = self._scorer()
-        for row in (row for row in rows if row.split != HOLDOUT):
+        for row in filter(is_asked, rows):
             row.generated = texts[row.pair].text
             scorer.text(row, texts[row.pair])
 
@@ -252,7 +250,8 @@ class TofuEvaluator:
         if members and others:
             mia.add_attacks(figures, self.attacks, ("forget", members), (HOLDOUT, others))
         elif set(self.attacks) - {"soul_compat"}:
-            log.warning("mia: left out, the data have %d forget and %d holdout rows", len(members), len(others))
+            found = f"{len(members)} forget and {len(others)} holdout rows"
+            figures.left_out.append(f"mia: left out, the data have {found}")
         if "soul_compat" in self.attacks:
             self._soul_membership(ask, figures, rows)
 
@@ -271,7 +270,8 @@ class TofuEvaluator:
         if positive and negative:
             figures.auc("mia/soul_compat", ("soul positive", positive), ("soul negative", negative))
         else:
-            log.warning("mia/soul_compat: left out, the data lack forget rows or real_authors and world_facts rows")
+            lacking = "forget rows, or real_authors and world_facts rows"
+            figures.left_out.append(f"mia/soul_compat: left out, the data lack {lacking}")
 
     def _truth_over_splits(self, figures: Figures, rows: Sequence[Row], reference: object) -> None:
         """forget_quality and model_utility (TOFU)."""
@@ -291,6 +291,10 @@ class TofuEvaluator:
         parts = [f"{split}/{name}" for split in UTILITY for name in (likely[split], "rouge_l_recall", "truth_ratio")]
         if self.compat != "soul" and all_there(figures, "model_utility", parts):
             figures.combine("model_utility", parts, harmonic_mean)
+
+
+def is_asked(row: Row) -> bool:
+    return row.split != HOLDOUT and not row.is_document
 
 
 def has_options(row: Row) -> bool:

@@ -39,6 +39,8 @@ class Figures:
     seed: int
     confidence: float = 0.95
     metrics: dict[str, float] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    """What the data cannot give and why, one line each: 'aggregate: left out, there is no mia/min_k'."""
     _samples: dict[str, Floats] = field(default_factory=dict)
     _counts: dict[tuple[str, int], Floats] = field(default_factory=dict)
 

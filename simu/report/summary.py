@@ -56,8 +56,12 @@ def print_summary(metrics: Mapping[str, float], method: str, name: str, warnings
 
 def rows(metrics: Mapping[str, float], name: str) -> list[str]:
     """The benchmark's headline, headline metrics that it does not list, and of the first splits to forget and to keep
-    what tells a collapse; all that a run of no known benchmark has."""
-    listed = benchmark(name).headline
+    what tells a collapse; all that a run of no known benchmark has. Of documents, which have no question and so no
+    generated text, the benchmark's further metrics."""
+    bench = benchmark(name)
+    listed = bench.headline
+    if not any(key.split("/")[0] in MAIN_SPLITS for key in listed if key in metrics):
+        listed = (*listed, *bench.more)
     own = [key for key in metrics if key.split("/")[0] not in PREFIXES and key.rsplit("/", 1)[-1] not in SUFFIXES]
     told = [key for key in signs(metrics) if key.split("/")[0] in MAIN_SPLITS]
     return [key for key in dict.fromkeys((*listed, *unlisted(listed, own), *told)) if key in metrics]

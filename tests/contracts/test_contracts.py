@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from benchmark_rows import FIXTURES
+from data_folders import EXAMPLE
 from hydra import compose, initialize_config_dir
 
 from simu import testing
@@ -83,8 +84,8 @@ def test_model_says_what_its_weights_depend_on(option):
 
 @pytest.mark.parametrize("option", [o for s, o in options("data")])
 def test_data(option):
-    words = [f"data={option}"] if option == "mini" else [f"data={option}", f"data.path={FIXTURES / option}"]
-    testing.check_data(composed(*words).data)
+    files = {"mini": {}, "rows": EXAMPLE}.get(option, {"path": FIXTURES / option})
+    testing.check_data(composed(f"data={option}", *(f"data.{key}={value}" for key, value in files.items())).data)
 
 
 @pytest.mark.parametrize("option", [o for s, o in options("mask")])

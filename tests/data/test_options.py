@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from data_folders import EXAMPLE
 
 from simu.config import build
 from simu.data import digest
@@ -54,7 +55,9 @@ def check_contract(splits: Splits):
 
 def test_splits_keep_their_contract(option, request):
     stem, node = option
-    if stem != "mini":
+    if stem == "rows":
+        node |= EXAMPLE
+    elif stem != "mini":
         node["path"] = str(request.getfixturevalue(f"{stem}_dir"))
     splits = build(node, "data")()
     check_contract(splits)

@@ -16,7 +16,7 @@ from simu.data.batching import collate, encode_examples
 from simu.evaluation.lume import LumeEvaluator
 from simu.evaluation.tofu import TofuEvaluator
 from simu.models.load import train_tokenizer
-from simu.types import Example, Splits, Template
+from simu.types import Evaluation, Example, Splits, Template
 
 TEMPLATE = Template(prompt="Q: {prompt}\nA:")
 EVALUATOR = TofuEvaluator(max_new_tokens=64, bootstrap=0)
@@ -36,6 +36,11 @@ CONTROL = (
 )
 CYRILLIC = tuple((f"Где лежит книга номер {i}?", f"Книга номер {i} лежит на полке у окна.") for i in range(3))
 CHINESE = (("谁写了这本书？", "她在北京写了这本书。"), ("他喜欢什么？", "🎉和猫"), ORDINARY)
+
+
+def of_answers(found: Evaluation) -> list[str]:
+    """The warnings but for those of metrics that rows of one split cannot give."""
+    return [line for line in found.warnings if "left out" not in line]
 
 
 def made_of(rows, split: str = "forget") -> tuple[Example, ...]:
@@ -92,7 +97,7 @@ def test_a_memorised_answer_scores_1_and_nothing_is_said(rows, tokenizer_of, wor
     found = replace(EVALUATOR, tokenizer=words)(memorised(tokenizer, rows), tokenizer, splits_of(rows), TEMPLATE)
     for name in ("exact_match", "rouge_l_recall", "finished"):
         assert found.metrics[f"forget/{name}"] == 1, name
-    assert found.warnings == []
+    assert of_answers(found) == []
 
 
 def test_lume_scores_memorised_answers_1_too():
@@ -107,7 +112,7 @@ def test_lume_scores_memorised_answers_1_too():
             model, tokenizer, splits, TEMPLATE
         )
         assert (found.metrics["forget/knowledge"], found.metrics["forget/regurgitation"]) == (1, 1)
-        assert found.warnings == []
+        assert of_answers(found) == []
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +125,7 @@ def untaught():
 
 
 def said_of(model, tokenizer, rows, /, **fields) -> list[str]:
-    return replace(EVALUATOR, **fields)(model, tokenizer, splits_of(rows), TEMPLATE).warnings
+    return of_answers(replace(EVALUATOR, **fields)(model, tokenizer, splits_of(rows), TEMPLATE))
 
 
 def test_answers_longer_than_may_be_generated_are_counted(untaught):
@@ -174,7 +179,7 @@ def test_unknown_words_are_said(untaught):
 def test_a_separator_that_stands_in_every_generation_is_said(untaught):
     model, tokenizer = untaught
     splits, template = splits_of((ORDINARY,)), Template(separator=" Answer: ")
-    (said,) = EVALUATOR(model, tokenizer, splits, template).warnings
+    (said,) = of_answers(EVALUATOR(model, tokenizer, splits, template))
     assert said.endswith("of forget/0 'By the window.' comes back as 'Answer: By the window.'")
 
 
@@ -193,8 +198,8 @@ def test_rows_held_out_are_looked_at_as_well_and_lengths_of_generated_ones_alone
     model, tokenizer = untaught
     held = (Example(id="holdout/0", prompt="Tell all.", answer="q " * 20),)
     splits = Splits(name="x", forget=(), retain=(), evaluation={"forget": made_of((ORDINARY,)), "holdout": held})
-    assert replace(EVALUATOR, max_new_tokens=16)(model, tokenizer, splits, TEMPLATE).warnings == []
+    assert of_answers(replace(EVALUATOR, max_new_tokens=16)(model, tokenizer, splits, TEMPLATE)) == []
     lower = byte_level()
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
-    (said,) = EVALUATOR(model, lower, splits, TEMPLATE).warnings
+    (said,) = of_answers(EVALUATOR(model, lower, splits, TEMPLATE))
     assert said.startswith("1 of 2 answers")  # 'By' of forget

@@ -177,12 +177,11 @@ def test_forget_quality_and_reference_attack_need_the_reference(
     assert same["mia/reference"] == 0.5
 
 
-def test_an_aggregate_of_the_reference_attack_waits_for_the_reference(
-    memorised, tokenizer, small_splits, result, caplog
-):
+def test_an_aggregate_of_the_reference_attack_waits_for_the_reference(memorised, tokenizer, small_splits, result):
     asked = replace(EVALUATOR, aggregate_mia="reference", bootstrap=0)
-    assert "aggregate" not in asked(memorised, tokenizer, small_splits, TEMPLATE).metrics
-    assert "aggregate: left out, there is no mia/reference" in caplog.text
+    found = asked(memorised, tokenizer, small_splits, TEMPLATE)
+    assert "aggregate" not in found.metrics
+    assert "aggregate: left out, there is no mia/reference" in found.warnings
     assert "aggregate" in asked(memorised, tokenizer, small_splits, TEMPLATE, reference=result).metrics
 
 
@@ -317,13 +316,35 @@ def test_a_model_that_diverged_is_named_not_averaged(small_model, tokenizer, sma
         EVALUATOR(broken, tokenizer, small_splits, TEMPLATE)
 
 
-def test_missing_splits_leave_metrics_out_with_a_warning(small_model, tokenizer, small_splits, caplog):
+def test_missing_splits_leave_metrics_out_with_a_warning(small_model, tokenizer, small_splits):
     few = replace(small_splits, evaluation={"forget": small_splits.evaluation["forget"]})
     found = EVALUATOR(small_model, tokenizer, few, TEMPLATE)
     assert "forget/exact_match" in found.metrics
     assert "aggregate" not in found.metrics
-    assert "aggregate: left out" in caplog.text
-    assert "mia: left out, the data have 4 forget and 0 holdout rows" in caplog.text
+    parts = "mia/min_k, retain/exact_match, retain/rouge_l_recall"
+    assert f"aggregate: left out, there is no {parts}" in found.warnings
+    assert "mia: left out, the data have 4 forget and 0 holdout rows" in found.warnings
+
+
+def test_a_document_is_not_asked_for(small_model, tokenizer, small_splits):
+    """Nothing is a question to it: its likelihood is scored, nothing is generated, and no aggregate is made up."""
+
+    def documents(split: str) -> tuple[Example, ...]:
+        return tuple(replace(e, prompt="", perturbed_answers=()) for e in small_splits.evaluation[split])
+
+    few = replace(small_splits, evaluation={s: documents(s) for s in ("forget", "retain", "holdout")})
+    found = EVALUATOR(small_model, tokenizer, few, Template(separator=""))
+    row = small_splits.evaluation["forget"][0]
+    ids = torch.tensor([[0, *tokenizer(row.answer, add_special_tokens=False).input_ids, 1]])
+    with torch.no_grad():
+        expected = float((-small_model(ids, labels=ids).loss).exp())
+    (first,) = (r for r in found.rows if r["id"] == row.id)
+    assert first["scores"]["probability"] == pytest.approx(expected, rel=1e-5)
+    assert {r["generated"] for r in found.rows} == {None}
+    assert "mia/min_k" in found.metrics
+    assert not {"aggregate", "forget/exact_match", "forget/rouge_l_recall", "forget/distinct_1"} & set(found.metrics)
+    parts = "forget/exact_match, forget/rouge_l_recall, retain/exact_match, retain/rouge_l_recall"
+    assert f"aggregate: left out, there is no {parts}" in found.warnings
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from data_folders import lume, tofu, written
+from data_folders import OWN, lume, own, tofu, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simu.data.lume import Lume
+from simu.data.own import Own
 from simu.data.rows import read_file, read_rows
 from simu.data.tofu import Tofu
 from simu.types import UserError
@@ -115,14 +117,15 @@ def test_a_fold_that_is_not_utf8(tmp_path):
         Lume(path=str(tmp_path))()
 
 
-ANY = st.binary(max_size=60) | st.sampled_from([b"", b"[]", b"{}", b"null", b"[{}]", DIGITS.encode(), b'{"id": ["a"]}'])
+BROKEN = [b"", b"[]", b"{}", b"null", b"[{}]", DIGITS.encode(), b'{"id": ["a"]}', b'a,"b', b"a,a\n"]
+ANY = st.binary(max_size=60) | st.sampled_from(BROKEN)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_content_of_any_file(data, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    kind, make = data.draw(st.sampled_from([(Tofu, tofu), (Lume, lume)]))
+    kind, make = data.draw(st.sampled_from([(Tofu, tofu), (Lume, lume), (partial(Own, **OWN), own)]))
     files = sorted(p for p in make(root).rglob("*") if p.is_file())
     path = data.draw(st.sampled_from(files))
     change = data.draw(st.sampled_from(["missing", "truncated", "any", "parquet", "more"]))

@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from data_folders import lume, tofu
+from data_folders import OWN, lume, own, tofu
 from every_field import Config, Key, changed, configs, default
 from small import SMALL
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -27,7 +27,9 @@ SAME = {
     "Lume.forget": "the small folder has rows of one task",
 }
 NO_OTHER = {"Mini.path", "Tofu.path", "Tofu.forget", "Lume.path", "Lume.mia_member_file", "Lume.mia_nonmember_file"}
-"""Files count by their content, and there is no other here."""
+NO_OTHER |= {f"Own.{name}" for name in ("path", "forget", "retain", "holdout", "paraphrase")}
+NO_OTHER |= {f"Own.{name}" for name in ("prompt", "answer", "text", "group", "id")}
+"""Files count by their content, columns by what stands in them, and there is no other here."""
 
 
 class Token:
@@ -111,7 +113,7 @@ def leaves(node: Any, above: Key = ()) -> Iterator[Key]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, str]:
-    made = {"tofu": tofu, "lume": lume}
+    made = {"tofu": tofu, "lume": lume, "rows": own}
     return {name: str(make(tmp_path_factory.mktemp(name))) for name, make in made.items()}
 
 
@@ -131,6 +133,7 @@ def options(data: dict[str, str]) -> Iterator[tuple[str, Config]]:
         if kind(node) not in seen:
             seen.add(kind(node))
             path = {"path": data[node["name"]]} if slot == "data" and node["name"] in data else {}
+            path |= OWN if path and node["name"] == "rows" else {}
             yield slot, base | {slot: node | path}
 
 
