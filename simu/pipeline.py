@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from simu.portable import set_threads
 from simu.report.summary import print_summary
 from simu.results import Results
 from simu.sharding import join
-from simu.stages import attribution, evaluation, mask, target, unlearning
+from simu.stages import attribution, evaluation, mask, target, unlearning, weights
 from simu.stages.artifact import Artifact, Context, Setup, do
 from simu.store import provenance
 from simu.store.cache import Cache
@@ -74,6 +75,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
 
 def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> None:
     """The stages in order. Those that are asked for leave their artifacts; others run only where these need them."""
+    cfg = with_plain_weights(cfg, context)
     asked, setup = set(cfg.stages), setup_of(cfg, splits, context)
     trains = cfg.training.steps(len(splits.forget)) > 0
     last = max(STAGES.index(stage) for stage in asked)
@@ -111,6 +113,18 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
 # ---- each stage with its inputs
 
 
+def with_plain_weights(cfg: RunConfig, context: Context) -> RunConfig:
+    """The run with its model's weights in a plain folder: those of a GGUF file or an adapter are unpacked, once."""
+    if (packed := cfg.model.packed(cfg.data.name)) is None:
+        return cfg
+    made = do(weights, weights.Inputs(source=packed, dtype=cfg.precision.weights), context, "weights")
+    context.done["weights"] |= made.load()
+    log.info("%-24s %s", "", context.done["weights"]["source"])
+    model = cfg.model.unpacked(cfg.data.name, cast(Path, made.folder) / "model")
+    model.check(cfg.data.name)
+    return replace(cfg, model=model)
+
+
 def the_target(
     cfg: RunConfig, splits: Splits, setup: Setup, context: Context, retain_only: bool = False
 ) -> Artifact[Loaded]:
@@ -118,7 +132,8 @@ def the_target(
     everything = target_rows(cfg, splits)
     base = target.Base(model=cfg.model, data=cfg.data.name, vocabulary=everything)
     if not retain_only and (source := cfg.model.published(cfg.data.name)) is not None:
-        log.info("%-24s %s, as published", "target", source)
+        how = "taught nothing" if cfg.model.target.skip else "as published"
+        log.info("%-24s %s, %s", "target", source, how)
         return target.published(base, setup, context)
     inputs = target.Inputs(
         base=base,
@@ -246,7 +261,7 @@ def setup_of(cfg: RunConfig, splits: Splits, context: Context) -> Setup:
             "model.max_length=%d: the model has %d positions, rows are cut to these", cfg.model.max_length, positions
         )
     return Setup(
-        template=splits.template or cfg.model.template,
+        template=splits.template or cfg.model.layout(cfg.data.name),
         max_length=min(cfg.model.max_length, positions or cfg.model.max_length),
         precision=cfg.precision,
         device=context.device.type,
