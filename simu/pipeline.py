@@ -45,7 +45,8 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     check_sizes(cfg)
     if cfg.dry_run:
-        show(lambda: print(describe(cfg, splits)))
+        plan = describe(cfg, splits)  # before `show`, which takes a ValueError for a stream's
+        show(lambda: print(plan))
         record.end("dry run")
         return None
     if "evaluation" in cfg.stages:
@@ -132,8 +133,8 @@ def the_target(
     everything = target_rows(cfg, splits)
     base = target.Base(model=cfg.model, data=cfg.data.name, vocabulary=everything)
     if not retain_only and (source := cfg.model.published(cfg.data.name)) is not None:
-        how = "taught nothing" if cfg.model.target.skip else "as published"
-        log.info("%-24s %s, %s", "target", source, how)
+        said = f"{cfg.model.name}, taught nothing" if cfg.model.target.skip else f"{source}, as published"
+        log.info("%-24s %s", "target", said)
         return target.published(base, setup, context)
     inputs = target.Inputs(
         base=base,

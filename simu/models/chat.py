@@ -8,8 +8,6 @@ are then read as all rows are: control tokens of the template are such, and data
 from __future__ import annotations
 
 import logging
-from datetime import datetime
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,8 +19,8 @@ log = logging.getLogger("simu")
 PLAIN = Template(prompt="Question: {prompt}\nAnswer:", separator=" ")
 """Of `auto`, where the tokenizer has no chat template."""
 ASKED, SAID = "simu0asked0mark", "simu0said0mark"
-DATE = datetime(2024, 7, 26)
-"""What a template that prints the day is given, as Llama 3's falls back to: a row must not change overnight."""
+ONE_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+"""Of a template that prints the day, as Llama 3's falls back to: a row must not change overnight."""
 
 
 def laid_out(layout: Layout, tokenizer: PreTrainedTokenizerBase, where: str) -> Template:
@@ -62,10 +60,14 @@ def rendered(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, str]:
     turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}]
 
     def written(count: int) -> str:
-        how: dict[str, Any] = {"add_generation_prompt": count == 1, "strftime_now": DATE.strftime}
-        return str(tokenizer.apply_chat_template(turns[:count], tokenize=False, **how))
+        begun = count == 1
+        made = tokenizer.apply_chat_template(
+            turns[:count], chat_template=jinja, add_generation_prompt=begun, tokenize=False
+        )
+        return str(made)
 
     try:
+        jinja = ONE_DAY + tokenizer.get_chat_template()
         return written(1), written(2)
     except Exception as error:  # a template raises what it likes
         raise UserError(f"model.template=chat: {where}: the chat template fails ({one_line(error)})") from error
