@@ -94,12 +94,10 @@ class TofuEvaluator:
 
     def identity(self) -> dict[str, Any]:
         """For the cache: the sentence encoder by its content."""
-        own = (
-            {"embedding_model": content(encoder_place(self.embedding_model))}
-            if self.choice_scorer == "embedding"
-            else {}
-        )
-        return {"component": type(self).__name__, **fields(self), **own}
+        found = {"component": type(self).__name__, **fields(self)}
+        if self.choice_scorer == "embedding":
+            found["embedding_model"] = content(encoder_place(self.embedding_model))
+        return found
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def cosines(folder: Path, generated: list[str], candidates: list[tuple[str, ...]
 GENERATED = ["Ada was born in Rome.", "It was Oslo, in the rain", ""]
 CANDIDATES = [
     ("The birth place of Ada is Rome.", "The birth place of Ada is Bern.", "Ada was born in Oslo."),
-    ("It rained.", "In Oslo.", "Bonn"),
+    ("A loaf of bread.", "In Oslo.", "Bonn"),
     ("Nothing at all.", "Something", "Everything there is"),
 ]
 
@@ -150,7 +150,7 @@ def test_choices_by_the_packaged_encoder():
     expected = cosines(folder, GENERATED, CANDIDATES)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert [choice_point(row) for row in found] == [float(np.argmax(row) == 0) for row in expected]
-    assert [choice_point(row) for row in found][:2] == [1, 0]  # Rome is Rome; "It rained." is not Oslo
+    assert [choice_point(row) for row in found][:2] == [1, 0]  # Rome is Rome; bread is not Oslo
 
 
 def test_the_encoder_is_the_installed_one_where_it_is_read(monkeypatch):
