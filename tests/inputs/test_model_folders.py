@@ -208,11 +208,12 @@ def test_quantised_weights_without_a_word_in_the_config(folder):
     assert "holds model.norm.weight as I8; allowed are F64, F32, F16, BF16" in said(folder)
 
 
-def test_an_adapter_is_no_model(folder):
+def test_an_adapter_alone_is_no_model(folder, folders):
+    assert model(folder).packed("mini") is None
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    assert "an adapter; allowed is a model folder with the adapter merged into it" in said(folder)
-    (folder / "config.json").unlink()
-    assert "an adapter" in said(folder)
+    assert "adapter_config.json names no base; model.base takes its folder or hub id" in said(folder)
+    line = said(folders / "llama", tokenizer=str(folder))
+    assert "an adapter; allowed is a model folder with the adapter merged into it" in line
 
 
 def test_a_missing_tokenizer_is_blamed(folder, folders, tmp_path):

