@@ -36,6 +36,9 @@ from simu.types import Evaluation, NeuronMask, Scores, Splits, UserError
 
 log = logging.getLogger("simu")
 
+UNTAUGHT = ""
+"""No data set's name: nothing is published for it, so the model is the base itself."""
+
 
 def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping[str, str]) -> float | None:
     """Do the stages in `cfg.stages` and fill the run's folder; the aggregate after unlearning (None: none asked)."""
@@ -51,6 +54,8 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         return None
     if "evaluation" in cfg.stages:
         cfg.evaluator.check()
+    if cfg.retain_reference:
+        check_base(cfg)
     if again:
         record.clear()
     set_threads(cfg.precision.portable)
@@ -76,7 +81,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
 
 def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> None:
     """The stages in order. Those that are asked for leave their artifacts; others run only where these need them."""
-    cfg = with_plain_weights(cfg, context)
+    cfg = with_plain_weights(cfg, cfg.data.name, context)
     asked, setup = set(cfg.stages), setup_of(cfg, splits, context)
     trains = cfg.training.steps(len(splits.forget)) > 0
     last = max(STAGES.index(stage) for stage in asked)
@@ -114,15 +119,15 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
 # ---- each stage with its inputs
 
 
-def with_plain_weights(cfg: RunConfig, context: Context) -> RunConfig:
-    """The run with its model's weights in a plain folder: those of a GGUF file or an adapter are unpacked, once."""
-    if (packed := cfg.model.packed(cfg.data.name)) is None:
+def with_plain_weights(cfg: RunConfig, data: str, context: Context) -> RunConfig:
+    """The run with the weights for `data` in a plain folder: those of a GGUF file or an adapter are unpacked, once."""
+    if (packed := cfg.model.packed(data)) is None:
         return cfg
     made = do(weights, weights.Inputs(source=packed, dtype=cfg.precision.weights), context, "weights")
     context.done["weights"] |= made.load()
     log.info("%-24s %s", "", context.done["weights"]["source"])
-    model = cfg.model.unpacked(cfg.data.name, cast(Path, made.folder) / "model")
-    model.check(cfg.data.name)
+    model = cfg.model.unpacked(data, cast(Path, made.folder) / "model")
+    model.check(data)
     return replace(cfg, model=model)
 
 
@@ -131,7 +136,7 @@ def the_target(
 ) -> Artifact[Loaded]:
     """A model that has memorised forget and retain rows (or the latter alone): published, or taught here."""
     everything = target_rows(cfg, splits)
-    base = target.Base(model=cfg.model, data=cfg.data.name, vocabulary=everything)
+    base = target.Base(model=cfg.model, data=UNTAUGHT if retain_only else cfg.data.name, vocabulary=everything)
     if not retain_only and (source := cfg.model.published(cfg.data.name)) is not None:
         said = f"{cfg.model.name}, taught nothing" if cfg.model.target.skip else f"{source}, as published"
         log.info("%-24s %s", "target", said)
@@ -218,6 +223,7 @@ def the_retain_only(cfg: RunConfig, splits: Splits, setup: Setup, context: Conte
     """Evaluation of a model that never saw the forget rows: forget_quality and the reference attack compare with it."""
     if not cfg.retain_reference:
         return None
+    cfg = with_plain_weights(cfg, UNTAUGHT, context)
     taught = the_target(cfg, splits, setup, context, retain_only=True)
     return evaluated(cfg, splits, setup, context, taught, None, "retain only")
 
@@ -234,6 +240,16 @@ def read_rows(cfg: RunConfig) -> Splits:
     for line in check_apart(splits, cfg.data.name, allowed=cfg.data.overlap == "allow"):
         log.warning("%s", line)
     return splits
+
+
+def check_base(cfg: RunConfig) -> None:
+    """Raise UserError where a retain-only model cannot be made: of a model that knows the forget rows already."""
+    if (known := cfg.model.published(UNTAUGHT)) is not None:
+        raise UserError(
+            f"retain_reference=true: {known} knows the rows (model.is_target, model.target.skip), so that no model of "
+            "the retain rows alone can be taught from it; allowed is false"
+        )
+    cfg.model.check(UNTAUGHT)
 
 
 def check_sizes(cfg: RunConfig) -> None:

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from simu.data.mini import Mini
+from simu.models.content import content
 from simu.models.load import save_folder, train_tokenizer
 from simu.store.packages import installed
 
@@ -107,6 +108,17 @@ def test_auto_says_that_there_is_no_chat_template_and_chat_refuses(made, tmp_pat
     own = """model.template={prompt: "Q: {prompt} A:", separator: " "}"""
     simu(*words, own, cwd=tmp_path)
     assert provenance(tmp_path)["switches"]["model"]["template"]["prompt"] == "Q: {prompt} A:"
+
+
+def test_a_retain_only_model_is_taught_from_the_base_not_from_the_published_target(made, tmp_path):
+    words = ["model=hub", f"model.path={made / 'plain'}", f"model.targets={{mini: '{made / 'chat'}'}}", *FAST]
+    words += ["retain_reference=true", "model.target.max_epochs=1", "stages=[evaluation]"]
+    simu(*words, cwd=tmp_path)
+    (inputs,) = (tmp_path / "cache").glob("target/*/inputs.json")
+    assert json.loads(inputs.read_text())["inputs"]["base"]["model"]["source"] == content(str(made / "plain"))
+    done = simu(*words, "model.target.skip=true", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "knows the rows (model.is_target, model.target.skip)" in done.stderr
 
 
 @pytest.mark.parametrize(

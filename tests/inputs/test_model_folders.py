@@ -165,6 +165,7 @@ def reconfigured(folder: Path, **changes: object) -> None:
         ({"intermediate_size": 12}, "by config.json it is [8, 12]"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; allowed is 1 to 1024"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0; allowed is 1 to 1024"),
+        ({"head_dim": 3}, "head_dim=3; allowed is an even number"),
         ({"vocab_size": -5}, "no llama has these sizes"),
         ({"model_type": "t5"}, "t5 is an encoder-decoder; allowed are decoders"),
         ({"model_type": "bart"}, "bart is an encoder-decoder; allowed are decoders"),
