@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simu import slots
+from simu import resolvers, slots
 from simu.fields import KNOB, Place, Seed, alternatives, bare, component, hints, knobs, paths
 from simu.schema import (
     Schema,
@@ -55,6 +55,8 @@ __all__ = [
     "plain",
     "settings",
 ]
+
+resolvers.register()  # a config may be resolved wherever this is imported
 
 Stage = Literal["target", "attribution", "mask", "unlearning", "evaluation"]
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)

@@ -14,6 +14,9 @@ GIB = 2**30
 CHARACTERS_A_TOKEN = 4.0
 """English text under the usual vocabularies, about; the tokenizer itself is not loaded."""
 
+CHAT = Template(prompt="." * 120 + "{prompt}", separator="")
+"""A chat's turns are about as long; the tokenizer that has them is not loaded."""
+
 
 def describe(cfg: RunConfig, splits: Splits) -> str:
     """Rows, neurons, what trains, bytes of its state, and the attribution's bytes and FLOPs by stage."""
@@ -25,7 +28,7 @@ def describe(cfg: RunConfig, splits: Splits) -> str:
         f"{cfg.method.name} on {cfg.model.name}, {cfg.data.name}: dry run, nothing is loaded",
         f"  rows         forget {len(splits.forget)}, retain {len(splits.retain)}, evaluated "
         + ", ".join(f"{name} {len(rows)}" for name, rows in splits.evaluation.items()),
-        f"  target       {cfg.model.published(cfg.data.name) or 'fine-tuned by the target stage'}",
+        f"  target       {target_line(cfg, splits)}",
         f"  model        {total / 1e9:.3f} G parameters, {weight_bytes(model) / GIB:.2f} GiB as "
         f"{cfg.precision.weights}, {parts.n_neurons} neurons ({parts.n_layers} layers x {parts.d_model})",
         f"  training     {steps} steps of {cfg.training.batch_size} forget rows",
@@ -34,6 +37,21 @@ def describe(cfg: RunConfig, splits: Splits) -> str:
     if cfg.mask.needs and cfg.selection.reads_mask and hasattr(cfg.attribution, "plan"):
         lines += [str(cfg.attribution.plan(model, estimated_batches(cfg, splits)))]
     return "\n".join(lines)
+
+
+def target_line(cfg: RunConfig, splits: Splits) -> str:
+    """What the target is taught, and which rows it is measured on without being taught them."""
+    if (known := cfg.model.published(cfg.data.name)) is not None:
+        return f"{known}: taught nothing, it knows the rows"
+    counts = {"forget": len(splits.forget), "retain": len(splits.retain)}
+    if cfg.model.learns_background and splits.background:
+        counts["background"] = len(splits.background)
+    rows = (*splits.forget, *splits.retain, *(splits.background if "background" in counts else ()))
+    taught = {(e.prompt, e.answer) for e in rows}
+    measured = ((name, {(e.prompt, e.answer) for e in some}) for name, some in splits.evaluation.items())
+    apart = [name for name, texts in measured if texts and not texts & taught]
+    said = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"{sum(counts.values())} rows ({said}), untaught: {', '.join(apart) or 'none'}"
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
@@ -63,7 +81,8 @@ def state_line(what: str, trained: int, cfg: RunConfig) -> str:
 
 def estimated_batches(cfg: RunConfig, splits: Splits) -> list[dict[str, Tensor]]:
     """Micro-batches as long as the forget rows are: real text, about four characters a token, ids all zero."""
-    template = splits.template or cfg.model.template
+    own = cfg.model.template
+    template = splits.template or (own if isinstance(own, Template) else CHAT)
     rows = sorted((estimated(e, template, cfg.model.max_length) for e in splits.forget), key=len, reverse=True)
     size = cfg.attribution.batch_size
     tags = 1 + round(len(template.render("")) / CHARACTERS_A_TOKEN)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from simu.portable import set_threads
 from simu.report.summary import print_summary
 from simu.results import Results
 from simu.sharding import join
-from simu.stages import attribution, evaluation, mask, target, unlearning
+from simu.stages import attribution, evaluation, mask, target, unlearning, weights
 from simu.stages.artifact import Artifact, Context, Setup, do
 from simu.store import provenance
 from simu.store.cache import Cache
@@ -34,6 +35,9 @@ from simu.training import Training
 from simu.types import Evaluation, NeuronMask, Scores, Splits, UserError
 
 log = logging.getLogger("simu")
+
+UNTAUGHT = ""
+"""No data set's name: nothing is published for it, so the model is the base itself."""
 
 
 def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping[str, str]) -> float | None:
@@ -44,11 +48,14 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     check_sizes(cfg)
     if cfg.dry_run:
-        show(lambda: print(describe(cfg, splits)))
+        plan = describe(cfg, splits)  # before `show`, which takes a ValueError for a stream's
+        show(lambda: print(plan))
         record.end("dry run")
         return None
     if "evaluation" in cfg.stages:
         cfg.evaluator.check()
+    if cfg.retain_reference:
+        check_base(cfg)
     if again:
         record.clear()
     set_threads(cfg.precision.portable)
@@ -74,6 +81,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
 
 def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> None:
     """The stages in order. Those that are asked for leave their artifacts; others run only where these need them."""
+    cfg = with_plain_weights(cfg, cfg.data.name, context)
     asked, setup = set(cfg.stages), setup_of(cfg, splits, context)
     trains = cfg.training.steps(len(splits.forget)) > 0
     last = max(STAGES.index(stage) for stage in asked)
@@ -111,14 +119,27 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
 # ---- each stage with its inputs
 
 
+def with_plain_weights(cfg: RunConfig, data: str, context: Context) -> RunConfig:
+    """The run with the weights for `data` in a plain folder: those of a GGUF file or an adapter are unpacked, once."""
+    if (packed := cfg.model.packed(data)) is None:
+        return cfg
+    made = do(weights, weights.Inputs(source=packed, dtype=cfg.precision.weights), context, "weights")
+    context.done["weights"] |= made.load()
+    log.info("%-24s %s", "", context.done["weights"]["source"])
+    model = cfg.model.unpacked(data, cast(Path, made.folder) / "model")
+    model.check(data)
+    return replace(cfg, model=model)
+
+
 def the_target(
     cfg: RunConfig, splits: Splits, setup: Setup, context: Context, retain_only: bool = False
 ) -> Artifact[Loaded]:
     """A model that has memorised forget and retain rows (or the latter alone): published, or taught here."""
     everything = target_rows(cfg, splits)
-    base = target.Base(model=cfg.model, data=cfg.data.name, vocabulary=everything)
+    base = target.Base(model=cfg.model, data=UNTAUGHT if retain_only else cfg.data.name, vocabulary=everything)
     if not retain_only and (source := cfg.model.published(cfg.data.name)) is not None:
-        log.info("%-24s %s, as published", "target", source)
+        said = f"{cfg.model.name}, taught nothing" if cfg.model.target.skip else f"{source}, as published"
+        log.info("%-24s %s", "target", said)
         return target.published(base, setup, context)
     inputs = target.Inputs(
         base=base,
@@ -202,6 +223,7 @@ def the_retain_only(cfg: RunConfig, splits: Splits, setup: Setup, context: Conte
     """Evaluation of a model that never saw the forget rows: forget_quality and the reference attack compare with it."""
     if not cfg.retain_reference:
         return None
+    cfg = with_plain_weights(cfg, UNTAUGHT, context)
     taught = the_target(cfg, splits, setup, context, retain_only=True)
     return evaluated(cfg, splits, setup, context, taught, None, "retain only")
 
@@ -234,6 +256,16 @@ def check_sides(cfg: RunConfig, splits: Splits) -> None:
             )
 
 
+def check_base(cfg: RunConfig) -> None:
+    """Raise UserError where a retain-only model cannot be made: of a model that knows the forget rows already."""
+    if (known := cfg.model.published(UNTAUGHT)) is not None:
+        raise UserError(
+            f"retain_reference=true: {known} knows the rows (model.is_target, model.target.skip), so that no model of "
+            "the retain rows alone can be taught from it; allowed is false"
+        )
+    cfg.model.check(UNTAUGHT)
+
+
 def check_sizes(cfg: RunConfig) -> None:
     """Raise UserError for a number that the model's sizes do not allow, a layer's above all. Loads no weight."""
     if not (found := list(limits(cfg))):
@@ -260,7 +292,7 @@ def setup_of(cfg: RunConfig, splits: Splits, context: Context) -> Setup:
             "model.max_length=%d: the model has %d positions, rows are cut to these", cfg.model.max_length, positions
         )
     return Setup(
-        template=splits.template or cfg.model.template,
+        template=splits.template or cfg.model.layout(cfg.data.name),
         max_length=min(cfg.model.max_length, positions or cfg.model.max_length),
         precision=cfg.precision,
         device=context.device.type,

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from simu import fields as field_types
 from simu import types as nouns
@@ -99,16 +99,17 @@ def fields_of(node: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def group_of(hint: Any, value: Any, path: str) -> Schema | None:
-    """The schema of a field that is a dataclass, as it takes this value; None for a field that is none, or null.
-    Raises UserError for anything but a mapping."""
+    """The schema of a field that is a dataclass, as it takes this value; None for a field that is none, for null, and
+    for a word that the field takes as well. Raises UserError for anything but a mapping."""
     schemas = [schema_of(bare(arm)) for arm in alternatives(hint)]
     nested = next(filter(None, schemas), None)
-    if nested is None or (value is None and len(schemas) > 1):
+    if nested is None or isinstance(value, Mapping):
+        return nested
+    words = [w for a in map(bare, alternatives(hint)) if typing.get_origin(a) is Literal for w in typing.get_args(a)]
+    if (value is None and len(schemas) > 1 and not words) or (isinstance(value, str) and value in words):
         return None
-    if not isinstance(value, Mapping):
-        keys = ", ".join(f"{path}.{name}" for name in nested.hints)
-        raise UserError(f"{path}={shown(value)}: this is a group; allowed are its keys, {keys}")
-    return nested
+    keys = ", ".join([*(f"{path}.{name}" for name in nested.hints), *words])
+    raise UserError(f"{path}={shown(value)}: this is a group; allowed are its keys, {keys}")
 
 
 def of_another_slot(target: str, path: str, why: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from simu.types import Batch, Evaluation, Loss, NeuronMask, NeuronScores, Scores, Splits, Template
+from simu.types import Batch, Evaluation, Layout, Loss, NeuronMask, NeuronScores, Scores, Splits, Template
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class Model(Protocol):
     @property
     def max_length(self) -> int: ...
     @property
-    def template(self) -> Template: ...
+    def template(self) -> Layout: ...
     @property
     def target(self) -> Any: ...
 
@@ -41,6 +41,18 @@ class Model(Protocol):
     @property
     def learns_background(self) -> bool:
         """Whether it is taught the background rows too: a model built from its config, without any pre-training."""
+        ...
+
+    def layout(self, data: str) -> Template:
+        """How rows become text; what `chat` means is read off the tokenizer."""
+        ...
+
+    def packed(self, data: str) -> Any:
+        """What the weights have to be unpacked from before they can be read (`simu.models.packed`); None: nothing."""
+        ...
+
+    def unpacked(self, data: str, folder: Path) -> Model:
+        """The same model with these weights in a plain folder."""
         ...
 
     def check(self, data: str) -> None: ...

@@ -92,6 +92,10 @@ class Template:
         return self.prompt.replace("{prompt}", prompt)
 
 
+Layout: TypeAlias = Template | Literal["chat", "auto"]
+"""A template, or where it is from: `chat` is the tokenizer's own chat template, `auto` that where there is one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Splits:
     """What a data set offers. Training rows, and evaluation rows by the name that metrics carry ('forget/…')."""

@@ -13,7 +13,7 @@ from simu.data.batching import Encoded
 from simu.data.comparing import compared
 from simu.data.encoding import joint_ids
 from simu.evaluation.answers import warnings_of
-from simu.evaluation.choice import Similarities, check_embedding, embedding_similarities
+from simu.evaluation.choice import Similarities, check_embedding, embedding_similarities, encoder_place
 from simu.evaluation.rows import Row, Scorer, add_means, all_there, reference_scores, rows_of
 from simu.fields import Count, Place, PositiveShare, Seed, above, between, component
 from simu.inference.engine import Inference, Pair, Settings
@@ -29,7 +29,7 @@ from simu.metrics.collect import Figures
 from simu.metrics.metric import row_metrics
 from simu.metrics.overforgetting import distinct_n
 from simu.metrics.text import Tokenizer
-from simu.models.load import content
+from simu.models.content import content
 from simu.store.identity import fields
 from simu.types import Evaluation, Splits, Template, require
 
@@ -91,8 +91,10 @@ class TofuEvaluator:
 
     def identity(self) -> dict[str, Any]:
         """For the cache: the sentence encoder by its content."""
-        own = {"embedding_model": content(self.embedding_model)} if self.choice_scorer == "embedding" else {}
-        return {"component": type(self).__name__, **fields(self), **own}
+        found = {"component": type(self).__name__, **fields(self)}
+        if self.choice_scorer == "embedding":
+            found["embedding_model"] = content(encoder_place(self.embedding_model))
+        return found
 
     @property
     def modules(self) -> tuple[str, ...]:

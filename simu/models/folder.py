@@ -104,6 +104,9 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype, where: str) -> PreTra
     depth = getattr(config.get_text_config(), "num_hidden_layers", None)
     if not isinstance(depth, int) or not 1 <= depth <= LAYERS:
         raise UserError(f"{where}: num_hidden_layers={shown(depth)}; allowed is 1 to {LAYERS}")
+    width = getattr(config.get_text_config(), "head_dim", None)
+    if isinstance(width, int) and width % 2:
+        raise UserError(f"{where}: head_dim={shown(width)}; allowed is an even number (rotary halves)")
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

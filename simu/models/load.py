@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from simu.fields import KNOB, Place, PositiveShare, Rate, Weight, between, component, knobs, narrow
+from simu.models.chat import end_with_turn, laid_out
+from simu.models.content import content
 from simu.models.folder import (
     LAYERS,
     check_decoder,
@@ -29,13 +32,13 @@ from simu.models.folder import (
     load_weights,
     one_line,
     read_config,
-    read_files,
     skeleton,
 )
+from simu.models.packed import Adapter, Gguf, packed
 from simu.models.tokenizers import check_tokenizer
-from simu.store.files import digest, file_digest
-from simu.store.hub import check_model, commit, snapshot
-from simu.types import Template, UserError, require, shown
+from simu.store.hub import check_model, snapshot
+from simu.store.packages import in_package
+from simu.types import Layout, Template, UserError, require, shown
 
 transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a file
 
@@ -57,6 +60,8 @@ class FineTune:
     check_every: Annotated[int, between(1, 100_000)]
     """Epochs between two looks at that share."""
     weight_decay: Weight
+    skip: bool = False
+    """The model knows the rows already: it is taught nothing."""
 
 
 @component
@@ -88,6 +93,8 @@ class FromConfig:
     target: FineTune
 
     def __post_init__(self) -> None:
+        taught = "false: a model built from its config knows nothing but what it is taught"
+        require(not self.target.skip, "target.skip", True, taught)
         require(self.hidden_size % self.heads == 0, "heads", self.heads, f"a divisor of hidden_size={self.hidden_size}")
         size = self.hidden_size // self.heads
         require(size % 2 == 0, "heads", self.heads, f"one that gives heads of an even size, not {size} (rotary halves)")
@@ -101,6 +108,18 @@ class FromConfig:
     def published(self, data: str) -> None:
         """No finished target is published for a model made here."""
         return
+
+    def packed(self, data: str) -> None:
+        """There is nothing to unpack."""
+        return
+
+    def unpacked(self, data: str, folder: Path) -> FromConfig:
+        """As it is: `packed` names nothing."""
+        return self
+
+    def layout(self, data: str) -> Template:
+        """The template, as it is written."""
+        return self.template
 
     def check(self, data: str) -> None:
         """Nothing to reach, but an architecture that is no dense decoder is said."""
@@ -142,16 +161,20 @@ class FromConfig:
 
 @component
 class Pretrained:
-    """A model from the hub or a local folder, and the published targets that were made from it.
+    """A model from the hub, a folder or an installed package, and the published targets that were made from it.
 
-    Safetensors only, no remote code. A target is a checkpoint that has memorised a data set.
+    Safetensors or GGUF only, no remote code. A target is a checkpoint that has memorised a data set. What is no plain
+    folder of weights (a GGUF file, an adapter) is `packed`: a stage of its own turns it into one.
     """
 
     name: Annotated[str, KNOB]
-    path: Place
-    """Hub id or local folder of the base model; also of a ready target, with `is_target`."""
+    path: Place | None
+    """Of the base model: hub id, folder, GGUF file, adapter folder, or `package:DISTRIBUTION/FILE` for what an
+    installed package brings; also of a ready target, with `is_target`. null: the command line has to say."""
+    base: Place | None = None
+    """Of an adapter: the same kinds, where adapter_config.json does not name what is to be had here."""
     is_target: bool
-    """`path` has memorised the data set already: no fine-tuning."""
+    """`path` has memorised the data set already: no fine-tuning, as with `target.skip`."""
     targets: dict[str, Place]
     """Published targets: data set name → hub id or folder."""
     tokenizer: Place | None
@@ -162,7 +185,7 @@ class Pretrained:
     shape: Annotated[Shape, KNOB]
     """The architecture, as transformers' config has it: a dry run needs neither the hub nor weights. {}: ask it."""
     max_length: Annotated[int, between(2, 2**24)]
-    template: Template
+    template: Layout
     target: FineTune
     dtype: Annotated[Literal["float32", "bfloat16", "float64"], KNOB]
     """For `precision.weights`, as of FromConfig."""
@@ -178,10 +201,13 @@ class Pretrained:
 
     def published(self, data: str) -> str | None:
         """The ready target for this data set, or None: then the target stage fine-tunes the base model."""
-        return self.path if self.is_target else self.targets.get(data)
+        return self._path() if self.is_target or self.target.skip else self.targets.get(data)
 
     def check(self, data: str) -> None:
         """Before any stage: raises UserError where weights or tokenizer are out of reach, or do not belong together."""
+        if (held := self.packed(data)) is not None:
+            held.check()
+            return
         self._reach(data)
         source, tokenizer, key = self.source(data), self._tokenizer(data), self._key(data)
         beside = key if tokenizer == source else "model.tokenizer"
@@ -192,8 +218,29 @@ class Pretrained:
         check_decoder(config, f"{key}={source}")
         made = load_tokenizer(tokenizer, beside, self._revision(tokenizer, data))
         check_tokenizer(made, config, f"{beside}={tokenizer}")
+        laid_out(self.template, made, f"{beside}={tokenizer}")
         if (folder := snapshot(source, self._revision(source, data))) is not None:
             check_folder(folder, key)
+
+    def packed(self, data: str) -> Gguf | Adapter | None:
+        """What the weights for `data` have to be unpacked from first; None: they are read where they lie."""
+        return packed(self._named(data), self._key(data), self.base)
+
+    def unpacked(self, data: str, folder: Path) -> Pretrained:
+        """This model with its weights for `data` in a plain folder."""
+        place = str(folder)
+        if self._key(data) == "model.path":
+            return replace(self, path=place, base=None)
+        return replace(self, targets={**self.targets, data: place}, base=None)
+
+    def layout(self, data: str) -> Template:
+        """The template; `chat` and `auto` are read off the tokenizer."""
+        if isinstance(self.template, Template):
+            return self.template
+        tokenizer = self._tokenizer(data)
+        key = self._key(data) if self.tokenizer is None else "model.tokenizer"
+        made = load_tokenizer(tokenizer, key, self._revision(tokenizer, data))
+        return laid_out(self.template, made, f"{key}={tokenizer}")
 
     def _reach(self, data: str) -> None:
         source, tokenizer = self.source(data), self._tokenizer(data)
@@ -201,15 +248,26 @@ class Pretrained:
         if tokenizer != source:
             check_model(tokenizer, "model.tokenizer", self._revision(tokenizer, data))
 
+    def _path(self) -> str:
+        if self.path is None:
+            raise UserError("model.path: missing; allowed is a model folder, a hub id or a GGUF file: model.path=…")
+        return self.path
+
+    def _named(self, data: str) -> str:
+        """Where the weights are, as it was typed."""
+        return self.published(data) or self._path()
+
     def source(self, data: str) -> str:
-        return self.published(data) or self.path
+        """Folder or hub id of the weights; of an installed package the folder that it is in."""
+        return in_package(self._named(data), self._key(data))
 
     def _key(self, data: str) -> str:
         """What the user typed `source` under."""
-        return f"model.targets.{data}" if not self.is_target and data in self.targets else "model.path"
+        known = not (self.is_target or self.target.skip) and data in self.targets
+        return f"model.targets.{data}" if known else "model.path"
 
     def _tokenizer(self, data: str) -> str:
-        return self.source(data) if self.tokenizer is None else self.tokenizer
+        return self.source(data) if self.tokenizer is None else in_package(self.tokenizer, "model.tokenizer")
 
     def _revision(self, repository: str, data: str) -> str | None:
         """`revision`, for the repository that it names; a folder has none, and another repository has its own."""
@@ -218,16 +276,22 @@ class Pretrained:
     def identity(self, data: str) -> dict[str, Any]:
         """What weights and tokens depend on, for the cache: of a local folder its content, else hub id and commit."""
         source, tokenizer = self.source(data), self._tokenizer(data)
-        return {
-            "source": content(source, self._revision(source, data)),
-            "tokenizer": content(tokenizer, self._revision(tokenizer, data), weights=False),
-        }
+        own: dict[str, Any] = {"layout": self.template} if isinstance(self.template, str) else {}  # what ends an answer
+        held = self.packed(data)
+        own |= {"source": held.identity() if held else content(source, self._revision(source, data))}
+        if held and tokenizer == source:
+            return own
+        return own | {"tokenizer": content(tokenizer, self._revision(tokenizer, data), weights=False)}
 
     def skeleton(self, data: str, dtype: torch.dtype) -> PreTrainedModel:
         """The model without weights, on the meta device; its config comes from `path` if a folder, else `shape`."""
-        source, key = self.source(data), self._key(data)
-        if self.shape and not Path(source).is_dir():
+        key = self._key(data)
+        if self.shape and not Path(self._named(data)).exists():
             return skeleton(self._shaped(), dtype, "model.shape")
+        if (held := self.packed(data)) is not None:
+            held.check()
+            return skeleton(held.config(), dtype, held.where)
+        source = self.source(data)
         revision = self._revision(source, data)
         check_model(source, key, revision)
         return skeleton(read_config(source, key, revision), dtype, f"{key}={source}")
@@ -243,7 +307,10 @@ class Pretrained:
         self._reach(data)
         source, tokenizer = self.source(data), self._tokenizer(data)
         revision = self._revision(source, data)
-        return load_folder(source, dtype, tokenizer=tokenizer, revision=revision, key=self._key(data))
+        model, made = load_folder(source, dtype, tokenizer=tokenizer, revision=revision, key=self._key(data))
+        if isinstance(self.template, str):
+            end_with_turn(made)
+        return model, made
 
 
 def load_folder(
@@ -269,24 +336,6 @@ def load_folder(
     if made.pad_token_id is None:
         made.pad_token = made.eos_token  # padding is masked by position, so this cannot hide a real EOS
     return model, made
-
-
-def content(source: str, revision: str | None = None, weights: bool = True) -> str:
-    """What a folder or hub repository holds, for the cache: a folder by its files (`folder_digest`), a repository by
-    its commit in the local cache, to which branches and tags point in turn."""
-    if Path(source).is_dir():
-        return folder_digest(Path(source), weights)
-    return f"{source}@{commit(source, revision) or revision}"
-
-
-def folder_digest(folder: Path, weights: bool = True) -> str:
-    """Of the names and bytes of what a model folder is read for: weights, config, tokenizer, templates.
-
-    Without `weights`: of what a tokenizer is read for, so that one kept beside gigabytes of weights is quick to name.
-    A sentence encoder has its parts in folders beside each other (1_Pooling).
-    """
-    found = [p for p in read_files(folder) if weights or p.suffix != ".safetensors"]
-    return digest({str(p.relative_to(folder)): file_digest(p) for p in found if p.is_file()})
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

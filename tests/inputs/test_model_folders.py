@@ -165,6 +165,7 @@ def reconfigured(folder: Path, **changes: object) -> None:
         ({"intermediate_size": 12}, "by config.json it is [8, 12]"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; allowed is 1 to 1024"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0; allowed is 1 to 1024"),
+        ({"head_dim": 3}, "head_dim=3; allowed is an even number"),
         ({"vocab_size": -5}, "no llama has these sizes"),
         ({"model_type": "t5"}, "t5 is an encoder-decoder; allowed are decoders"),
         ({"model_type": "bart"}, "bart is an encoder-decoder; allowed are decoders"),
@@ -208,11 +209,12 @@ def test_quantised_weights_without_a_word_in_the_config(folder):
     assert "holds model.norm.weight as I8; allowed are F64, F32, F16, BF16" in said(folder)
 
 
-def test_an_adapter_is_no_model(folder):
+def test_an_adapter_alone_is_no_model(folder, folders):
+    assert model(folder).packed("mini") is None
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    assert "an adapter; allowed is a model folder with the adapter merged into it" in said(folder)
-    (folder / "config.json").unlink()
-    assert "an adapter" in said(folder)
+    assert "adapter_config.json names no base; model.base takes its folder or hub id" in said(folder)
+    line = said(folders / "llama", tokenizer=str(folder))
+    assert "an adapter; allowed is a model folder with the adapter merged into it" in line
 
 
 def test_a_missing_tokenizer_is_blamed(folder, folders, tmp_path):

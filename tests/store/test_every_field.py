@@ -25,11 +25,14 @@ from simu.types import UserError
 SAME = {
     "method.name": "a label: what it stands for is in the slots",
     "Lume.forget": "the small folder has rows of one task",
+    "Pretrained.base": "read where there is an adapter",
 }
 NO_OTHER = {"Mini.path", "Tofu.path", "Tofu.forget", "Lume.path", "Lume.mia_member_file", "Lume.mia_nonmember_file"}
 NO_OTHER |= {f"Own.{name}" for name in ("path", "forget", "retain", "holdout", "paraphrase")}
 NO_OTHER |= {f"Own.{name}" for name in ("prompt", "answer", "text", "group", "id")}
-"""Files count by their content, columns by what stands in them, and there is no other here."""
+NO_OTHER |= {"FromConfig.target.skip"}
+"""Files count by their content, columns by what stands in them, and there is no other here; a model from its config
+has to be taught."""
 
 
 class Token:
@@ -130,7 +133,8 @@ def options(data: dict[str, str]) -> Iterator[tuple[str, Config]]:
     yield "", base
     seen = {kind(base[slot]) for slot in SLOTS}
     for slot, node in ((slot, config[slot]) for config in configs() for slot in SLOTS):
-        if kind(node) not in seen:
+        nowhere = slot == "model" and node.get("path", "") is None  # the command line has to say
+        if kind(node) not in seen and not nowhere:
             seen.add(kind(node))
             path = {"path": data[node["name"]]} if slot == "data" and node["name"] in data else {}
             path |= OWN if path and node["name"] == "rows" else {}

@@ -12,6 +12,7 @@ INTERVALS = (
     "Wilson's where every row scored 0 or every row 1."
 )
 FEW = 4
+ENCODER = "evaluator.embedding_model"
 VARIANTS = {
     "data.forget": "forget",
     "data.retain_rows": "retain rows",
@@ -22,6 +23,7 @@ VARIANTS = {
     "evaluator.compat": "definitions",
     "evaluator.tokenizer": "ROUGE's words",
     "evaluator.choice_scorer": "choice scorer",
+    ENCODER: "encoder",
     "evaluator.mia_k": "min-k k",
     "evaluator.aggregate_em": "EM in the aggregate",
     "evaluator.aggregate_mia": "MIA in the aggregate",
@@ -33,7 +35,8 @@ def variants(groups: Iterable[Group]) -> list[str]:
     """Which EM, which attack, which fold: the switches of data and evaluator that a figure depends on."""
     found: dict[str, dict[str, None]] = {}
     for g in groups:
-        said = [f"{name} {show(g.settings[k])}" for k, name in VARIANTS.items() if g.settings.get(k) is not None]
+        read = [k for k in VARIANTS if k != ENCODER or g.settings.get("evaluator.choice_scorer") == "embedding"]
+        said = [f"{VARIANTS[k]} {show(g.settings[k])}" for k in read if g.settings.get(k) is not None]
         if said:
             found.setdefault(", ".join(said), {})[f"{g.model} on {g.place}"] = None
     return [f"Ours, {'; '.join(where)}: {said}." for said, where in found.items()]
