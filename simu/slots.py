@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from simu.types import Batch, Evaluation, Layout, Loss, NeuronMask, NeuronScores, Scores, Splits, Template
+from simu.types import Batch, Evaluation, Layout, Loss, NeuronMask, NeuronScores, Scores, Splits, Subject, Template
 
 if TYPE_CHECKING:
     import torch
@@ -202,17 +202,7 @@ class Evaluator(Protocol):
     """The benchmark's name, as reports head its tables: 'qa', 'lume'."""
 
     def check(self) -> None: ...
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        splits: Splits,
-        template: Template,
-        *,
-        max_length: int | None = None,
-        reference: object = None,
-        checkpoint: Path | None = None,
-    ) -> Evaluation: ...
+    def __call__(self, subject: Subject, splits: Splits, *, reference: object = None) -> Evaluation: ...
 
 
 class Tracker(Protocol):

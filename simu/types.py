@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORE = -100  # the label of a token that is not scored, as torch.nn.functional.cross_entropy has it
 
@@ -111,6 +114,19 @@ class Splits:
     """Rows that a model built from a config is also taught, standing in for pre-training; never unlearnt on."""
     template: Template | None = None
     """The data set's own template; None: the model's."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under evaluation, and how it is asked."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    max_length: int | None = None
+    """Tokens of a row at most; None: the model's own."""
+    checkpoint: Path | None = None
+    """A folder that keeps finished batches of generation, so that a killed evaluation goes on where it was."""
 
 
 class Batch(TypedDict):

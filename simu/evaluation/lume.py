@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.data.encoding import document_ids
 from simu.data.lume import TASKS, kind
@@ -22,7 +19,7 @@ from simu.metrics.metric import row_metrics
 from simu.metrics.overforgetting import distinct_n
 from simu.metrics.text import Tokenizer
 from simu.store.hub import check_fetched
-from simu.types import Evaluation, Example, Splits, Template, UserError, require
+from simu.types import Evaluation, Example, Splits, Subject, UserError, require
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference"]
 
@@ -79,22 +76,11 @@ class LumeEvaluator:
             )
         check_fetched(MMLU, "evaluator.mmlu=lm_eval", "pass the number itself, or null")
 
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        splits: Splits,
-        template: Template,
-        *,
-        max_length: int | None = None,
-        reference: object = None,
-        checkpoint: Path | None = None,
-    ) -> Evaluation:
-        """Evaluate one model. `reference`: the evaluation of a model that never saw the members, for that attack.
-        `checkpoint`: a folder that keeps finished batches of generation, so that a killed call goes on where it was."""
+    def __call__(self, subject: Subject, splits: Splits, *, reference: object = None) -> Evaluation:
+        """Evaluate one model. `reference`: the evaluation of a model that never saw the members, for that attack."""
         settings = Settings(self.max_new_tokens, self.max_batch_tokens, self.strict)
-        ask = Inference(model, tokenizer, template, settings, max_length, checkpoint)
-        measured_mmlu = lm_eval_mmlu(model, tokenizer, self.mmlu_shots) if self.mmlu == "lm_eval" else self.mmlu
+        ask = Inference.of(subject, settings)
+        measured_mmlu = lm_eval_mmlu(subject, self.mmlu_shots) if self.mmlu == "lm_eval" else self.mmlu
         rows = rows_of(splits, SPLITS, is_question=is_question)
         documents = rows_of(splits, (MEMBER, NONMEMBER))
         scorer = Scorer(metrics=row_metrics(), benchmark=self.benchmark, tokenizer=self.tokenizer)
@@ -112,8 +98,8 @@ class LumeEvaluator:
         self._membership(figures, documents, windowed)
         self._aggregates(figures, measured_mmlu)
         warnings = warnings_of(
-            tokenizer,
-            template,
+            subject.tokenizer,
+            subject.template,
             [*rows, *documents],
             generated=SPLITS,
             max_new_tokens=self.max_new_tokens,
@@ -210,10 +196,11 @@ def _add_measures(figures: Figures, split: str, rows: Sequence[Row]) -> None:
         add("Task2/", "knowledge", [row for row in by_task["Task2"] if kind(row.example.id) == code], f"/{name}")
 
 
-def lm_eval_mmlu(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shots: int) -> float:
+def lm_eval_mmlu(subject: Subject, shots: int) -> float:
     """MMLU accuracy in [0, 1] by lm-eval (extra `harness`)."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    result = simple_evaluate(model=HFLM(pretrained=model, tokenizer=tokenizer), tasks=["mmlu"], num_fewshot=shots)
+    model = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer)
+    result = simple_evaluate(model=model, tasks=["mmlu"], num_fewshot=shots)
     return float(result["results"]["mmlu"]["acc,none"])

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.data.batching import Encoded
 from simu.data.comparing import compared
@@ -31,7 +28,7 @@ from simu.metrics.overforgetting import distinct_n
 from simu.metrics.text import Tokenizer
 from simu.models.content import content
 from simu.store.identity import fields
-from simu.types import Evaluation, Splits, Template, require
+from simu.types import Evaluation, Splits, Subject, require
 
 Attack = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference", "grad_norm", "soul_compat"]
 ChoiceScorer = Literal["none", "embedding", "rouge_l", "likelihood"]
@@ -105,24 +102,13 @@ class TofuEvaluator:
         if self.choice_scorer == "embedding":
             check_embedding(self.embedding_model)
 
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        splits: Splits,
-        template: Template,
-        *,
-        max_length: int | None = None,
-        reference: object = None,
-        checkpoint: Path | None = None,
-    ) -> Evaluation:
+    def __call__(self, subject: Subject, splits: Splits, *, reference: object = None) -> Evaluation:
         """Evaluate one model. `reference`: the evaluation of a model that never saw the forget rows (an Evaluation, or
-        rows of a generations.jsonl): with it come forget_quality and the reference attack. `checkpoint`: a folder that
-        keeps finished batches of generation, so that a killed call goes on where it was."""
+        rows of a generations.jsonl): with it come forget_quality and the reference attack."""
         settings = Settings(self.max_new_tokens, self.max_batch_tokens, self.strict, score_eos=self.compat != "soul")
-        ask = Inference(model, tokenizer, template, settings, max_length, checkpoint)
+        ask = Inference.of(subject, settings)
         embedding = self.choice_scorer == "embedding"
-        embed = embedding_similarities(self.embedding_model, device_of(model)) if embedding else None
+        embed = embedding_similarities(self.embedding_model, device_of(subject.model)) if embedding else None
         rows = rows_of(splits, (*GENERATED, HOLDOUT), short=SHORT)
         texts = ask.answers(self._pairs_to_generate(rows))
         tokens = ask.likelihoods(self._pairs_to_score(rows))
@@ -149,8 +135,8 @@ class TofuEvaluator:
         if all_there(figures, "aggregate", parts):
             figures.combine("aggregate", parts, lambda p: paper_aggregate(*p))
         warnings = warnings_of(
-            tokenizer,
-            template,
+            subject.tokenizer,
+            subject.template,
             rows,
             generated=GENERATED,
             max_new_tokens=self.max_new_tokens,

@@ -15,7 +15,7 @@ from simu.data.encoding import answer_ids, prompt_ids
 from simu.inference.generate import Generation, generate
 from simu.inference.likelihood import TokenScores, joined, score, stride, windows
 from simu.inference.slots import context_limit
-from simu.types import Template, UserError
+from simu.types import Subject, Template, UserError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,11 @@ class Inference:
     """Tokens of a row at most; longer answers are scored on their beginning, with a warning. None: the model's own."""
     checkpoint: Path | None = None
     """Where finished batches of generation are kept."""
+
+    @classmethod
+    def of(cls, subject: Subject, settings: Settings) -> Inference:
+        one = subject
+        return cls(one.model, one.tokenizer, one.template, settings, one.max_length, one.checkpoint)
 
     @property
     def window(self) -> int | None:

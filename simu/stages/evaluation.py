@@ -12,7 +12,7 @@ from simu.slots import Evaluator
 from simu.stages.artifact import Artifact, Context, Setup
 from simu.store.cache import CHECKPOINT
 from simu.store.files import read_json_lines, write_json, write_json_lines
-from simu.types import Evaluation, Example, Splits
+from simu.types import Evaluation, Example, Splits, Subject
 
 NAME, TOGETHER = "evaluation", False
 
@@ -35,14 +35,11 @@ class Inputs:
 def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     """folder/metrics.json, generations.jsonl and warnings.json."""
     model, tokenizer = inputs.model.load()
+    setup = inputs.setup
     result = inputs.evaluator(
-        model,
-        tokenizer,
+        Subject(model, tokenizer, setup.template, setup.max_length, folder / CHECKPOINT),
         Splits(name=inputs.data, forget=(), retain=(), evaluation=inputs.rows),
-        inputs.setup.template,
-        max_length=inputs.setup.max_length,
         reference=inputs.reference and inputs.reference.load(),
-        checkpoint=folder / CHECKPOINT,
     )
     write_json(folder / "metrics.json", result.metrics)
     write_json_lines(folder / "generations.jsonl", result.rows)

@@ -18,7 +18,7 @@ from simu.models.load import texts_of, train_tokenizer
 from simu.slots import Evaluator
 from simu.testing.bench import left_alone
 from simu.testing.contract import Check, of, run_checks, with_other_knobs
-from simu.types import Evaluation, Splits, Template
+from simu.types import Evaluation, Splits, Subject, Template
 
 TOLERANCE = 1e-4
 """Of figures computed in batches of other sizes."""
@@ -57,7 +57,7 @@ class Given:
 
     def __call__(self, evaluator: Evaluator | None = None, model: PreTrainedModel | None = None) -> Evaluation:
         ask, asked = evaluator or self.evaluator, model or self.model()
-        return ask(asked, self.tokenizer, self.splits, self.template, max_length=512)
+        return ask(Subject(asked, self.tokenizer, self.template, max_length=512), self.splits)
 
     @cached_property
     def first(self) -> Evaluation:
@@ -141,7 +141,7 @@ def reads_the_rows(given: Given) -> None:
         background=given.splits.background,
         template=given.splits.template,
     )
-    made = given.evaluator(given.model(), given.tokenizer, fewer, given.template, max_length=512)
+    made = given.evaluator(Subject(given.model(), given.tokenizer, given.template, max_length=512), fewer)
     assert made.metrics != given.first.metrics, "gave half the rows the same figures; does it read splits.evaluation?"
 
 

@@ -13,7 +13,7 @@ from simu import testing
 from simu.data.batching import collate, encode_examples
 from simu.fields import KNOB, Count, component
 from simu.metrics.metric import KNOWN, Metric, Near, row_mean
-from simu.types import Evaluation, Example, Splits
+from simu.types import Evaluation, Example, Splits, Subject
 
 # ---- data
 
@@ -146,14 +146,15 @@ class Loss:
     def check(self) -> None:
         """Nothing is out of reach."""
 
-    def __call__(self, model: Any, tokenizer: Any, splits: Splits, template: Any, **options: Any) -> Evaluation:
-        made = {}
+    def __call__(self, subject: Subject, splits: Splits, *, reference: object = None) -> Evaluation:
+        made: dict[str, float] = {}
         for split in ("forget", "retain"):
             with torch.no_grad():
-                batch = collate(encode_examples(tokenizer, template, splits.evaluation[split]), tokenizer.pad_token_id)
-                made[f"{split}/mean_nll"] = float(model(**batch).loss)
+                rows = encode_examples(subject.tokenizer, subject.template, splits.evaluation[split])
+                batch = collate(rows, subject.tokenizer.pad_token_id)
+                made[f"{split}/mean_nll"] = float(subject.model(**batch).loss)
         records = [{"split": split, "id": row.id} for split in ("forget", "retain") for row in splits.evaluation[split]]
-        return self.spoilt(Evaluation(metrics=made, rows=records), model)
+        return self.spoilt(Evaluation(metrics=made, rows=records), subject.model)
 
     def spoilt(self, made: Evaluation, model: Any) -> Evaluation:
         return made

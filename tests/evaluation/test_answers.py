@@ -16,7 +16,7 @@ from simu.data.batching import collate, encode_examples
 from simu.evaluation.lume import LumeEvaluator
 from simu.evaluation.tofu import TofuEvaluator
 from simu.models.load import train_tokenizer
-from simu.types import Evaluation, Example, Splits, Template
+from simu.types import Evaluation, Example, Splits, Subject, Template
 
 TEMPLATE = Template(prompt="Q: {prompt}\nA:")
 EVALUATOR = TofuEvaluator(max_new_tokens=64, bootstrap=0)
@@ -94,7 +94,9 @@ def memorised(tokenizer, rows) -> LlamaForCausalLM:
 )
 def test_a_memorised_answer_scores_1_and_nothing_is_said(rows, tokenizer_of, words):
     tokenizer = tokenizer_of(rows)
-    found = replace(EVALUATOR, tokenizer=words)(memorised(tokenizer, rows), tokenizer, splits_of(rows), TEMPLATE)
+    found = replace(EVALUATOR, tokenizer=words)(
+        Subject(memorised(tokenizer, rows), tokenizer, TEMPLATE), splits_of(rows)
+    )
     for name in ("exact_match", "rouge_l_recall", "finished"):
         assert found.metrics[f"forget/{name}"] == 1, name
     assert of_answers(found) == []
@@ -109,7 +111,7 @@ def test_lume_scores_memorised_answers_1_too():
     model = memorised(tokenizer, rows)
     for stop in (False, True):
         found = LumeEvaluator(max_new_tokens=64, bootstrap=0, stop_wrong_answers=stop)(
-            model, tokenizer, splits, TEMPLATE
+            Subject(model, tokenizer, TEMPLATE), splits
         )
         assert (found.metrics["forget/knowledge"], found.metrics["forget/regurgitation"]) == (1, 1)
         assert of_answers(found) == []
@@ -125,7 +127,7 @@ def untaught():
 
 
 def said_of(model, tokenizer, rows, /, **fields) -> list[str]:
-    return of_answers(replace(EVALUATOR, **fields)(model, tokenizer, splits_of(rows), TEMPLATE))
+    return of_answers(replace(EVALUATOR, **fields)(Subject(model, tokenizer, TEMPLATE), splits_of(rows)))
 
 
 def test_answers_longer_than_may_be_generated_are_counted(untaught):
@@ -179,7 +181,7 @@ def test_unknown_words_are_said(untaught):
 def test_a_separator_that_stands_in_every_generation_is_said(untaught):
     model, tokenizer = untaught
     splits, template = splits_of((ORDINARY,)), Template(separator=" Answer: ")
-    (said,) = of_answers(EVALUATOR(model, tokenizer, splits, template))
+    (said,) = of_answers(EVALUATOR(Subject(model, tokenizer, template), splits))
     assert said.endswith("of forget/0 'By the window.' comes back as 'Answer: By the window.'")
 
 
@@ -198,8 +200,8 @@ def test_rows_held_out_are_looked_at_as_well_and_lengths_of_generated_ones_alone
     model, tokenizer = untaught
     held = (Example(id="holdout/0", prompt="Tell all.", answer="q " * 20),)
     splits = Splits(name="x", forget=(), retain=(), evaluation={"forget": made_of((ORDINARY,)), "holdout": held})
-    assert of_answers(replace(EVALUATOR, max_new_tokens=16)(model, tokenizer, splits, TEMPLATE)) == []
+    assert of_answers(replace(EVALUATOR, max_new_tokens=16)(Subject(model, tokenizer, TEMPLATE), splits)) == []
     lower = byte_level()
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
-    (said,) = of_answers(EVALUATOR(model, lower, splits, TEMPLATE))
+    (said,) = of_answers(EVALUATOR(Subject(model, lower, TEMPLATE), splits))
     assert said.startswith("1 of 2 answers")  # 'By' of forget

@@ -8,7 +8,7 @@ from simu.evaluation.lume import LumeEvaluator
 from simu.evaluation.tofu import TofuEvaluator
 from simu.metrics import metric as table
 from simu.metrics.benchmarks import BENCHMARKS
-from simu.types import Example, Splits, Template
+from simu.types import Example, Splits, Subject, Template
 
 TEMPLATE = Template(prompt="Q: {prompt}\nA:")
 TOFU = TofuEvaluator(max_new_tokens=8, bootstrap=20)
@@ -51,8 +51,8 @@ def emitted(small_model, memorised, tokenizer, small_splits, lume_splits) -> dic
     found = {}
     for splits, modes in ((small_splits, TOFU_MODES), (lume_splits, LUME_MODES)):
         for mode, evaluator in modes.items():
-            reference = evaluator(small_model, tokenizer, splits, TEMPLATE)
-            told = evaluator(memorised, tokenizer, splits, TEMPLATE, reference=reference)
+            reference = evaluator(Subject(small_model, tokenizer, TEMPLATE), splits)
+            told = evaluator(Subject(memorised, tokenizer, TEMPLATE), splits, reference=reference)
             found[f"{evaluator.benchmark}, {mode}"] = told.metrics
             found[f"{evaluator.benchmark}, {mode}, reference"] = reference.metrics
     return found

@@ -7,13 +7,14 @@ from statistics import harmonic_mean, mean
 import numpy as np
 import pytest
 import torch
+from benchmark_rows import lume_rows
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import auc, roc_curve
 
 from simu.evaluation.lume import LumeEvaluator
 from simu.inference.generate import Generation
 from simu.report.summary import print_summary
-from simu.types import Example, FieldError, Splits, Template, UserError
+from simu.types import Example, FieldError, Splits, Subject, Template, UserError
 
 EVALUATOR = LumeEvaluator(max_new_tokens=16, bootstrap=200)
 TEMPLATE = Template()
@@ -69,7 +70,7 @@ def half_told(small_model, tokenizer, splits):
 
 @pytest.fixture(scope="module")
 def result(half_told, tokenizer, splits):
-    return EVALUATOR(half_told, tokenizer, splits, TEMPLATE)
+    return EVALUATOR(Subject(half_told, tokenizer, TEMPLATE), splits)
 
 
 def official(rows: list[dict], member_loss: list[float], nonmember_loss: list[float]) -> dict:
@@ -168,7 +169,7 @@ def test_the_papers_aggregate_is_the_stated_mean_of_five(result):
 
 def test_official_final_only_where_mmlu_was_measured(result, half_told, tokenizer, splits):
     assert "official_final" not in result.metrics
-    found = replace(EVALUATOR, mmlu=0.4)(half_told, tokenizer, splits, TEMPLATE).metrics
+    found = replace(EVALUATOR, mmlu=0.4)(Subject(half_told, tokenizer, TEMPLATE), splits).metrics
     assert found["official_final"] == pytest.approx(mean([found["task_aggregate"], 0.4, found["mia_final"]]))
     assert found["mmlu"] == 0.4
 
@@ -210,14 +211,14 @@ def test_lm_eval_whose_rows_cannot_be_had_is_one_line_before_any_stage(monkeypat
 
 def test_one_perfectly_remembered_task_makes_the_harmonic_mean_zero(tokenizer, splits, half_told):
     swapped = {**splits.evaluation, "forget": splits.evaluation["retain"]}
-    found = EVALUATOR(half_told, tokenizer, replace(splits, evaluation=swapped), TEMPLATE).metrics
+    found = EVALUATOR(Subject(half_told, tokenizer, TEMPLATE), replace(splits, evaluation=swapped)).metrics
     assert found["forget/Task1/knowledge"] == 1.0
     assert found["task_aggregate"] == 0.0
 
 
 def test_seam_official_has_no_space(half_told, tokenizer, splits):
-    spaced = EVALUATOR(half_told, tokenizer, splits, Template(separator=" ")).rows[0]["scores"]
-    joined = EVALUATOR(half_told, tokenizer, splits, Template(separator="")).rows[0]["scores"]
+    spaced = EVALUATOR(Subject(half_told, tokenizer, Template(separator=" ")), splits).rows[0]["scores"]
+    joined = EVALUATOR(Subject(half_told, tokenizer, Template(separator="")), splits).rows[0]["scores"]
     e = splits.evaluation["forget"][0]
     head = tokenizer(e.prompt).input_ids
     for scores, text in ((spaced, " " + e.answer), (joined, e.answer)):
@@ -230,7 +231,7 @@ def test_seam_official_has_no_space(half_told, tokenizer, splits):
 
 
 def test_stopping_wrong_answers_changes_no_score(half_told, tokenizer, splits, result):
-    found = replace(EVALUATOR, stop_wrong_answers=True)(half_told, tokenizer, splits, TEMPLATE)
+    found = replace(EVALUATOR, stop_wrong_answers=True)(Subject(half_told, tokenizer, TEMPLATE), splits)
     for key, value in result.metrics.items():
         if re.search(r"knowledge|regurgitation|mia|aggregate", key):
             assert found.metrics[key] == pytest.approx(value, abs=1e-9), key
@@ -238,7 +239,7 @@ def test_stopping_wrong_answers_changes_no_score(half_told, tokenizer, splits, r
 
 
 def test_twice_is_byte_equal(half_told, tokenizer, splits, result):
-    assert json.dumps(EVALUATOR(half_told, tokenizer, splits, TEMPLATE).metrics) == json.dumps(result.metrics)
+    assert json.dumps(EVALUATOR(Subject(half_told, tokenizer, TEMPLATE), splits).metrics) == json.dumps(result.metrics)
 
 
 def loss_by_token(model, tokenizer, text: str, window: int) -> float:
@@ -260,7 +261,7 @@ def test_a_document_longer_than_the_model_is_scored_whole_in_windows(half_told, 
     texts = {"mia_member/long": "A long text. " * 12, "mia_member/longer": "Ada lived in city 3. " * 15}
     long = tuple(Example(id=i, prompt="", answer=text, group="fold") for i, text in texts.items())
     more = {**splits.evaluation, "mia_member": (*splits.evaluation["mia_member"], *long)}
-    found = EVALUATOR(half_told, tokenizer, replace(splits, evaluation=more), TEMPLATE, max_length=64)
+    found = EVALUATOR(Subject(half_told, tokenizer, TEMPLATE, max_length=64), replace(splits, evaluation=more))
     rows = {r["id"]: r for r in found.rows if r["split"].startswith("mia_")}
     for e in (*more["mia_member"], *more["mia_nonmember"]):
         scores = rows[e.id]["scores"]
@@ -277,7 +278,7 @@ def test_short_documents_are_read_at_once(result):
 
 def test_without_membership_documents_the_rest_stands(half_told, tokenizer, splits):
     few = {s: splits.evaluation[s] for s in ("forget", "retain")}
-    found = EVALUATOR(half_told, tokenizer, replace(splits, evaluation=few), TEMPLATE)
+    found = EVALUATOR(Subject(half_told, tokenizer, TEMPLATE), replace(splits, evaluation=few))
     assert "task_aggregate" in found.metrics
     assert "aggregate" not in found.metrics
     assert "mia: left out, the data have 0 member and 0 non-member documents" in found.warnings
@@ -331,7 +332,7 @@ def test_the_whole_heldout_fold_equals_the_official_computation(lume_dir: Path, 
         s: rows if s in ("forget", "retain") else tuple(map(begun, rows[:8])) for s, rows in splits.evaluation.items()
     }
     splits = replace(splits, evaluation=small)
-    assert (len(small["forget"]), len(small["retain"])) == (1094, 1052)
+    assert (len(small["forget"]), len(small["retain"])) == lume_rows(lume_dir)["heldout"]
 
     def say(pair):  # right, half of it, upper case, nothing: by length, so that every measure moves
         words = pair.answer.split()
@@ -339,7 +340,7 @@ def test_the_whole_heldout_fold_equals_the_official_computation(lume_dir: Path, 
 
     told_answers(monkeypatch, say)
     monkeypatch.setattr("simu.evaluation.lume.LumeEvaluator._score_tokens", lambda *_: None)
-    found = LumeEvaluator(bootstrap=0)(small_model, tokenizer, splits, Template(), max_length=128)
+    found = LumeEvaluator(bootstrap=0)(Subject(small_model, tokenizer, Template(), max_length=128), splits)
     assert found.metrics["mia/n_windowed"] == 0
     expected = compared(found, small_model, tokenizer, splits)
     for key, value in expected.items():

@@ -8,7 +8,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import hmean, ks_2samp
 
 from simu.evaluation.tofu import TofuEvaluator
-from simu.types import Example, FieldError, Splits, Template, UserError
+from simu.types import Example, FieldError, Splits, Subject, Template, UserError
 
 TEMPLATE = Template(prompt="Q: {prompt}\nA:", separator=" ")
 EVALUATOR = TofuEvaluator(max_new_tokens=24, bootstrap=200)
@@ -16,7 +16,7 @@ EVALUATOR = TofuEvaluator(max_new_tokens=24, bootstrap=200)
 
 @pytest.fixture(scope="module")
 def result(memorised, tokenizer, small_splits):
-    return EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE)
+    return EVALUATOR(Subject(memorised, tokenizer, TEMPLATE), small_splits)
 
 
 def straightforward_nll(model, tokenizer, prompt, answer) -> torch.Tensor:
@@ -121,11 +121,11 @@ def test_holdout_rows_are_scored_and_never_generated(result):
 
 
 def test_the_same_evaluation_twice_is_byte_equal_and_batches_do_not_matter(memorised, tokenizer, small_splits, result):
-    again = EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE)
+    again = EVALUATOR(Subject(memorised, tokenizer, TEMPLATE), small_splits)
     assert json.dumps(again.metrics) == json.dumps(result.metrics)
     assert json.dumps(again.rows) == json.dumps(result.rows)
     for other in (replace(EVALUATOR, max_batch_tokens=1), replace(EVALUATOR, strict=True)):
-        found = other(memorised, tokenizer, small_splits, TEMPLATE)
+        found = other(Subject(memorised, tokenizer, TEMPLATE), small_splits)
         assert [r["generated"] for r in found.rows] == [r["generated"] for r in result.rows]
         assert found.metrics.keys() == result.metrics.keys()
         for key, value in found.metrics.items():
@@ -134,7 +134,9 @@ def test_the_same_evaluation_twice_is_byte_equal_and_batches_do_not_matter(memor
 
 def test_choice_scorers(memorised, tokenizer, small_splits, result):
     assert result.metrics["forget/choice_accuracy"] > 0.5
-    by_likelihood = replace(EVALUATOR, choice_scorer="likelihood")(memorised, tokenizer, small_splits, TEMPLATE)
+    by_likelihood = replace(EVALUATOR, choice_scorer="likelihood")(
+        Subject(memorised, tokenizer, TEMPLATE), small_splits
+    )
     expected = []
     for e in small_splits.evaluation["forget"]:
         ce = [
@@ -143,7 +145,7 @@ def test_choice_scorers(memorised, tokenizer, small_splits, result):
         ]
         expected.append(float(np.argmin(ce) == 0))
     assert by_likelihood.metrics["forget/choice_accuracy"] == pytest.approx(np.mean(expected))
-    none = replace(EVALUATOR, choice_scorer="none")(memorised, tokenizer, small_splits, TEMPLATE)
+    none = replace(EVALUATOR, choice_scorer="none")(Subject(memorised, tokenizer, TEMPLATE), small_splits)
     assert "forget/choice_accuracy" not in none.metrics
     rows = [r for r in result.rows if r["split"] == "forget"]
     for e, r in zip(small_splits.forget, rows, strict=True):
@@ -155,10 +157,10 @@ def test_forget_quality_and_reference_attack_need_the_reference(
 ):
     assert "forget_quality" not in result.metrics
     assert "mia/reference" not in result.metrics
-    reference = EVALUATOR(small_model, tokenizer, small_splits, TEMPLATE)
-    found = EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE, reference=reference).metrics
+    reference = EVALUATOR(Subject(small_model, tokenizer, TEMPLATE), small_splits)
+    found = EVALUATOR(Subject(memorised, tokenizer, TEMPLATE), small_splits, reference=reference).metrics
     from_rows = EVALUATOR(
-        memorised, tokenizer, small_splits, TEMPLATE, reference=json.loads(json.dumps(reference.rows))
+        Subject(memorised, tokenizer, TEMPLATE), small_splits, reference=json.loads(json.dumps(reference.rows))
     )
     assert from_rows.metrics == found
 
@@ -172,29 +174,29 @@ def test_forget_quality_and_reference_attack_need_the_reference(
         for s in ("forget", "holdout")
     }
     assert found["mia/reference"] == pytest.approx(np.mean([a > b for a in gain["forget"] for b in gain["holdout"]]))
-    same = EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE, reference=result).metrics
+    same = EVALUATOR(Subject(memorised, tokenizer, TEMPLATE), small_splits, reference=result).metrics
     assert same["forget_quality"] == pytest.approx(1.0)
     assert same["mia/reference"] == 0.5
 
 
 def test_an_aggregate_of_the_reference_attack_waits_for_the_reference(memorised, tokenizer, small_splits, result):
     asked = replace(EVALUATOR, aggregate_mia="reference", bootstrap=0)
-    found = asked(memorised, tokenizer, small_splits, TEMPLATE)
+    found = asked(Subject(memorised, tokenizer, TEMPLATE), small_splits)
     assert "aggregate" not in found.metrics
     assert "aggregate: left out, there is no mia/reference" in found.warnings
-    assert "aggregate" in asked(memorised, tokenizer, small_splits, TEMPLATE, reference=result).metrics
+    assert "aggregate" in asked(Subject(memorised, tokenizer, TEMPLATE), small_splits, reference=result).metrics
 
 
 def test_a_reference_without_the_rows_is_refused_by_name(memorised, tokenizer, small_splits, result):
     with pytest.raises(UserError, match=r"no mean_nll for row forget/0 of forget"):
-        EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE, reference=result.rows[2:])
+        EVALUATOR(Subject(memorised, tokenizer, TEMPLATE), small_splits, reference=result.rows[2:])
     with pytest.raises(UserError, match="has no rows"):
-        EVALUATOR(memorised, tokenizer, small_splits, TEMPLATE, reference={"metrics": {}})
+        EVALUATOR(Subject(memorised, tokenizer, TEMPLATE), small_splits, reference={"metrics": {}})
 
 
 def test_compat_open_unlearning(memorised, tokenizer, small_splits):
     compat = replace(EVALUATOR, compat="open_unlearning", mia_k=0.4, attacks=("min_k", "grad_norm"), bootstrap=0)
-    found = compat(memorised, tokenizer, small_splits, TEMPLATE)
+    found = compat(Subject(memorised, tokenizer, TEMPLATE), small_splits)
     for row in (r for r in found.rows if r["split"] == "holdout"):
         nll = straightforward_nll(memorised, tokenizer, row["prompt"], row["answer"])[:-1]
         lowest = np.sort(-nll.numpy())[: max(1, int(len(nll) * 0.4))]
@@ -219,7 +221,7 @@ def grad_norm_by_hand(model, tokenizer, prompt: str, answer: str, drop_last: boo
 @pytest.mark.parametrize("compat", ["none", "open_unlearning"])
 def test_grad_norm_leaves_eos_out_where_open_unlearning_does(small_model, tokenizer, small_splits, compat):
     asked = replace(EVALUATOR, compat=compat, attacks=("min_k", "grad_norm"), bootstrap=0, max_new_tokens=1)
-    found = asked(small_model, tokenizer, small_splits, TEMPLATE)
+    found = asked(Subject(small_model, tokenizer, TEMPLATE), small_splits)
     for row in (r for r in found.rows if r["split"] in ("forget", "holdout")):
         mine, other = (
             grad_norm_by_hand(small_model, tokenizer, row["prompt"], row["answer"], drop_last=drop)
@@ -233,7 +235,7 @@ def test_compat_soul(memorised, tokenizer, small_splits):
     soul = replace(
         EVALUATOR, compat="soul", attacks=("soul_compat",), aggregate_mia="soul_compat", aggregate_em="choice_accuracy"
     )
-    found = soul(memorised, tokenizer, small_splits, TEMPLATE)
+    found = soul(Subject(memorised, tokenizer, TEMPLATE), small_splits)
     scores = {}
     for split in ("forget", "real_authors", "world_facts"):
         scores[split] = []
@@ -272,7 +274,7 @@ def with_forget(splits: Splits, *rows: Example) -> Splits:
 )
 def test_odd_answers_have_defined_scores(small_model, tokenizer, small_splits, answer, exact, rouge):
     odd = Example(id="forget/odd", prompt="Where was Zoë born?", answer=answer)
-    found = EVALUATOR(small_model, tokenizer, with_forget(small_splits, odd), TEMPLATE)
+    found = EVALUATOR(Subject(small_model, tokenizer, TEMPLATE), with_forget(small_splits, odd))
     (row,) = [r for r in found.rows if r["id"] == "forget/odd"]
     assert found.metrics["forget/n"] == 5
     assert row["answer"] == answer
@@ -286,7 +288,7 @@ def test_odd_answers_have_defined_scores(small_model, tokenizer, small_splits, a
 
 def test_a_long_answer_is_scored_on_its_beginning_and_says_so(small_model, tokenizer, small_splits, caplog):
     long = Example(id="forget/long", prompt="Tell all.", answer="Ada was born. " * 2500)
-    found = EVALUATOR(small_model, tokenizer, with_forget(small_splits, long), TEMPLATE, max_length=100)
+    found = EVALUATOR(Subject(small_model, tokenizer, TEMPLATE, max_length=100), with_forget(small_splits, long))
     (row,) = [r for r in found.rows if r["id"] == "forget/long"]
     assert "forget/long" in caplog.text
     assert "cut to model.max_length=100" in caplog.text
@@ -297,7 +299,7 @@ def test_a_long_answer_is_scored_on_its_beginning_and_says_so(small_model, token
 
 def test_a_prompt_longer_than_the_model_is_cut_and_says_so(small_model, tokenizer, small_splits, caplog):
     long = Example(id="forget/long", prompt="Tell all of it. " * 100, answer="Ada.")
-    found = replace(EVALUATOR, bootstrap=0)(small_model, tokenizer, with_forget(small_splits, long), TEMPLATE)
+    found = replace(EVALUATOR, bootstrap=0)(Subject(small_model, tokenizer, TEMPLATE), with_forget(small_splits, long))
     (row,) = [r for r in found.rows if r["id"] == "forget/long"]
     ids = tokenizer(TEMPLATE.render(long.prompt)).input_ids
     assert f"forget/long: a prompt of {len(ids)} tokens, its last 128 are read" in caplog.text
@@ -313,12 +315,12 @@ def test_a_model_that_diverged_is_named_not_averaged(small_model, tokenizer, sma
     with torch.no_grad():
         broken.lm_head.weight.fill_(float("nan"))
     with pytest.raises(UserError, match=r"diverge|finite"):
-        EVALUATOR(broken, tokenizer, small_splits, TEMPLATE)
+        EVALUATOR(Subject(broken, tokenizer, TEMPLATE), small_splits)
 
 
 def test_missing_splits_leave_metrics_out_with_a_warning(small_model, tokenizer, small_splits):
     few = replace(small_splits, evaluation={"forget": small_splits.evaluation["forget"]})
-    found = EVALUATOR(small_model, tokenizer, few, TEMPLATE)
+    found = EVALUATOR(Subject(small_model, tokenizer, TEMPLATE), few)
     assert "forget/exact_match" in found.metrics
     assert "aggregate" not in found.metrics
     parts = "mia/min_k, retain/exact_match, retain/rouge_l_recall"
@@ -333,7 +335,7 @@ def test_a_document_is_not_asked_for(small_model, tokenizer, small_splits):
         return tuple(replace(e, prompt="", perturbed_answers=()) for e in small_splits.evaluation[split])
 
     few = replace(small_splits, evaluation={s: documents(s) for s in ("forget", "retain", "holdout")})
-    found = EVALUATOR(small_model, tokenizer, few, Template(separator=""))
+    found = EVALUATOR(Subject(small_model, tokenizer, Template(separator="")), few)
     row = small_splits.evaluation["forget"][0]
     ids = torch.tensor([[0, *tokenizer(row.answer, add_special_tokens=False).input_ids, 1]])
     with torch.no_grad():

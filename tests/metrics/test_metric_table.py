@@ -11,7 +11,7 @@ from simu.metrics import metric as table
 from simu.metrics.benchmarks import BENCHMARKS
 from simu.metrics.evidence import TextEvidence, row_scores
 from simu.metrics.metric import KNOWN, Metric, Near, find, row_mean
-from simu.types import Example
+from simu.types import Example, Subject
 
 OTHER_DIRECTION = {"lower": "higher", "higher": "lower"}
 
@@ -130,7 +130,7 @@ def test_one_file_adds_a_metric(fresh_table, tmp_path, small_model, tokenizer, s
         assert find("forget/answer_words").label == "forget Words"
         assert "simu.metrics.answer_words" in table.row_modules()
         evaluator = TofuEvaluator(max_new_tokens=6, bootstrap=0, truth_ratio=False, choice_scorer="none")
-        found = evaluator(small_model, tokenizer, small_splits, Template())
+        found = evaluator(Subject(small_model, tokenizer, Template()), small_splits)
     finally:
         sys.modules.pop("simu.metrics.answer_words", None)
     words = [len(r["generated"].split()) for r in found.rows if r["split"] == "forget"]

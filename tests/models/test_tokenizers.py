@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from simu.data.batching import encode_examples
 from simu.evaluation.tofu import TofuEvaluator
 from simu.models.load import FineTune, Pretrained, content, load_folder, save_folder, train_tokenizer
-from simu.types import Example, Splits, Template, UserError
+from simu.types import Example, Splits, Subject, Template, UserError
 
 TAUGHT = FineTune(lr=1e-3, batch_size=4, max_epochs=1, memorised=1.0, check_every=1, weight_decay=0.0)
 POSITIONS = 64
@@ -141,7 +141,7 @@ def test_an_evaluator_reads_and_writes_within_the_positions(gpt2, caplog, max_le
     splits = Splits(name="x", forget=ROWS, retain=ROWS, evaluation={"forget": ROWS})
     evaluator = TofuEvaluator(max_new_tokens=200, bootstrap=0, attacks=("min_k", "soul_compat"))
     for asked in (evaluator, replace(evaluator, strict=True)):
-        found = asked(model, tokenizer, splits, Template(), max_length=max_length)
+        found = asked(Subject(model, tokenizer, Template(), max_length), splits)
         assert len(found.rows) == 3
         assert any(line.startswith("2 of 3 answers are longer than can be generated") for line in found.warnings)
     assert f"forget/2: a prompt of 101 tokens, its last {POSITIONS} are read" in caplog.text
