@@ -9,17 +9,10 @@ import importlib.util
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from simu.models.content import content
 from simu.models.folder import (
@@ -37,7 +30,10 @@ from simu.store.hub import CONFIGS, check_model
 from simu.store.packages import distribution_of, installed, is_packaged, located
 from simu.types import UserError
 
-Whole = tuple[PreTrainedModel, PreTrainedTokenizerBase | None]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Whole: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase | None]"
 """A model and its tokenizer, if it came with one."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA")
@@ -45,12 +41,10 @@ MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gguf:
-    """A GGUF file, dequantised by transformers' own reader."""
+class Packed:
+    """What the user typed, and under which key."""
 
-    file: Path
     named: str
-    """As the user names it."""
     key: str
 
     @property
@@ -60,6 +54,13 @@ class Gguf:
     @property
     def modules(self) -> tuple[str, ...]:
         return (type(self).__module__,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gguf(Packed):
+    """A GGUF file, dequantised by transformers' own reader."""
+
+    file: Path
 
     def identity(self) -> dict[str, str]:
         """By its bytes, wherever they lie."""
@@ -111,7 +112,7 @@ class Gguf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter:
+class Adapter(Packed):
     """A PEFT adapter and the base it belongs to; merged by peft."""
 
     folder: Path
@@ -119,16 +120,6 @@ class Adapter:
     """Folder or hub id, or a GGUF file."""
     revision: str | None
     """Of a base on the hub."""
-    named: str
-    key: str
-
-    @property
-    def where(self) -> str:
-        return f"{self.key}={self.named}"
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        return (type(self).__module__,)
 
     def identity(self) -> dict[str, Any]:
         """The adapter's and the base's content."""
