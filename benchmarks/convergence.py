@@ -96,11 +96,11 @@ def overlap(a: Tensor, b: Tensor, t: float) -> float:
 def fewest(curves: dict[str, list[tuple[int, float]]]) -> None:
     """How many points of each rule are as good as few of `gauss`."""
     for m, error in curves["gauss"][:3]:
-        needed = {rule: [k for k, e in curve if e <= error] for rule, curve in curves.items() if rule != "gauss"}
-        said = ", ".join(
-            f"{rule} {min(ks)}" if ks else f"{rule} > {curves[rule][-1][0]}" for rule, ks in needed.items()
-        )
-        print(f"as good as gauss with {m} points: {said}")
+        said = []
+        for rule, curve in curves.items():
+            enough = [k for k, e in curve if e <= error]
+            said.append(f"{rule} {min(enough)}" if enough else f"{rule} > {curve[-1][0]}")
+        print(f"as good as gauss with {m} points: {', '.join(said)}")
 
 
 def plot(curves: dict[str, list[tuple[int, float]]], place: Path) -> None:
@@ -110,6 +110,9 @@ def plot(curves: dict[str, list[tuple[int, float]]], place: Path) -> None:
     for rule, curve in curves.items():
         axes.loglog(*zip(*curve, strict=True), marker="o", label=rule)
     axes.set(xlabel="path points m", ylabel="relative error of the scores")
+    points = sorted({m for curve in curves.values() for m, _ in curve})
+    axes.set_xticks(points, [str(m) for m in points], minor=False)
+    axes.set_xticks([], minor=True)
     axes.axhline(0.1, color="grey", linewidth=0.8, linestyle=":")
     axes.legend(frameon=False)
     figure.savefig(place, dpi=130)
