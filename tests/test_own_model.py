@@ -111,7 +111,7 @@ def test_auto_says_that_there_is_no_chat_template_and_chat_refuses(made, tmp_pat
 
 
 def test_a_retain_only_model_is_taught_from_the_base_not_from_the_published_target(made, tmp_path):
-    words = ["model=hub", f"model.path={made / 'plain'}", f"model.targets={{mini: '{made / 'chat'}'}}", *FAST]
+    words = ["model=hub", f"model.path={made / 'plain'}", f"+model.targets.mini={made / 'chat'}", *FAST]
     words += ["retain_reference=true", "model.target.max_epochs=1", "stages=[evaluation]"]
     simu(*words, cwd=tmp_path)
     (inputs,) = (tmp_path / "cache").glob("target/*/inputs.json")
