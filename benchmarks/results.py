@@ -134,7 +134,7 @@ def table(sweep: Sweep, folder: Path) -> Iterator[str]:
     runs, _ = collect([folder / "out"])
     for one in runs:
         lines.setdefault(tuple(overrides(one).get(key, "") for key in sweep.by), []).append(one)
-    headings = (*(key.rpartition(".")[2] for key in sweep.by), "neurons", "n", *sweep.columns)
+    headings = (*(key.rpartition(".")[2] for key in sweep.by), "neurons", "seeds", *sweep.columns)
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|' * len(headings)}"
     if sweep.before:
