@@ -53,6 +53,7 @@ def test_a_run_names_what_it_took():
     assert taken(conf_dir(), choices, config) == {
         "attribution.m": 5,
         "attribution.batch_size": 16,
+        "attribution.path": "right",
         "objective.retain_weight": 2.0,
         "training.batch_size": 16,
         "training.epochs": 5,
