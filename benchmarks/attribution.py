@@ -25,6 +25,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,6 +41,9 @@ from simu.attribution import neuron_attribution, plan
 from simu.data.batching import Encoded
 from simu.models.anatomy import anatomy
 
+attribute = partial(neuron_attribution, path="right")
+"""By the printed rule throughout, as the brute force has it; benchmarks/convergence.py compares the rules."""
+planned_at = partial(plan, path="right")
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 """Dense bfloat16 FLOP/s, from the vendor's data sheets."""
 
@@ -84,8 +88,8 @@ def compare(model: nn.Module, forget: list[Encoded], pad: int, options: argparse
         "brute force, lean": lambda b: sum(brute_force(model, x, m, lean=True) for x in b),
         "lean, m points at once": lambda b: sum(brute_force(model, x, m, lean=True, steps_at_once=m) for x in b),
         "captum, per token": lambda b: sum(captum_per_token(model, x, m) for x in b),
-        "sequence": lambda b: neuron_attribution(model, b, m=m, position="sequence"),
-        "exact": lambda b: neuron_attribution(model, b, m=m),
+        "sequence": lambda b: attribute(model, b, m=m, position="sequence"),
+        "exact": lambda b: attribute(model, b, m=m),
     }
     try:
         import captum  # noqa: F401
@@ -159,7 +163,7 @@ def growth(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.
             rows = [Encoded(forget[i].prompt[:24], tuple(stream[1000 * i :][: at["answer"]])) for i in range(8)]
             fresh = shape(vocabulary, at["width"], at["layers"])
             batches = batches_of(rows, pad, 8)
-            exact = timed(lambda f=fresh, b=batches, k=at["m"]: neuron_attribution(f, b, m=k), repeats=5)[1] / 8
+            exact = timed(lambda f=fresh, b=batches, k=at["m"]: attribute(f, b, m=k), repeats=5)[1] / 8
             one, every = batches_of(rows[:1], pad, 1)[0], at["answer"] // tokens
             force = every * timed(lambda f=fresh, b=one, k=at["m"], e=every: brute_force(f, b, k, every=e))[1]
             tables[name].append({name: value, "exact": exact, "brute": force})
@@ -223,11 +227,11 @@ def speedups(model: nn.Module, forget: list[Encoded], pad: int, options: argpars
     lines = []
     for name, size in ((f"{options.rows} rows a micro-batch", options.rows), ("1 row a micro-batch", 1)):
         batches = batches_of(forget[: options.rows], pad, size)
-        whole, base = timed(lambda b=batches: neuron_attribution(model, b, m=options.m), repeats=3)
+        whole, base = timed(lambda b=batches: attribute(model, b, m=options.m), repeats=3)
         print(f"{name}: {base:.2f} s")
         for trick, without in WITHOUT.items():
             with without(options.m):
-                scores, seconds = timed(lambda b=batches: neuron_attribution(model, b, m=options.m), repeats=3)
+                scores, seconds = timed(lambda b=batches: attribute(model, b, m=options.m), repeats=3)
             difference = float((scores - whole).abs().max() / whole.abs().max())
             lines.append({"rows": size, "without": trick, "seconds": seconds, "ratio": seconds / base})
             print(f"  without {trick:42}{seconds:8.2f} s{seconds / base:8.2f} ×   difference {difference:.0e}")
@@ -241,9 +245,9 @@ def large(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.N
     torch.manual_seed(0)
     big = AutoModelForCausalLM.from_config(OLMO_1B, dtype=torch.bfloat16).eval()
     batches = batches_of(forget[:4], pad, 4)
-    planned = plan(big, batches, m=2)
+    planned = planned_at(big, batches, m=2)
     print(planned)
-    _, seconds = timed(lambda: neuron_attribution(big, batches, m=2))
+    _, seconds = timed(lambda: attribute(big, batches, m=2))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     n = sum(p.numel() for p in big.parameters())
     print(
@@ -259,7 +263,7 @@ def plans(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.N
     for name, config in (("LLaMA2-7B", LLAMA2_7B), ("OLMo-1B", OLMO_1B)):
         with torch.device("meta"):
             twin = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        made = plan(twin, batches, m=5, max_memory=68.0, device="cuda")
+        made = planned_at(twin, batches, m=5, max_memory=68.0, device="cuda")
         print(f"{name}, {len(forget)} forget rows, m=5\n{made}")
         report[name] = {"peak": made.peak, "flops": made.flops}
     return report
@@ -273,13 +277,13 @@ def cuda(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.Na
     with torch.device("cuda"):
         big = AutoModelForCausalLM.from_config(LLAMA2_7B, dtype=torch.bfloat16).eval()
     batches = batches_of(forget, pad, 16)
-    planned = plan(big, batches, m=options.m)
+    planned = planned_at(big, batches, m=options.m)
     print(planned)
-    neuron_attribution(big, batches[-1:], m=options.m)
+    attribute(big, batches[-1:], m=options.m)
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
     start = time.perf_counter()
-    neuron_attribution(big, batches, m=options.m)
+    attribute(big, batches, m=options.m)
     torch.cuda.synchronize()
     seconds, peak = time.perf_counter() - start, torch.cuda.max_memory_allocated()
     rate = planned.flops / seconds
