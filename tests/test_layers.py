@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,11 @@ ALONE = {
 
 def imported(file: Path) -> set[str]:
     """Top-level packages that a file imports, wherever in it."""
-    nodes = list(ast.walk(ast.parse(file.read_text())))
+    return packages(ast.parse(file.read_text()))
+
+
+def packages(tree: ast.AST) -> set[str]:
+    nodes = list(ast.walk(tree))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return {n.partition(".")[0] for n in plain | {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}}
 
@@ -31,5 +36,11 @@ def test_imported_in_one_place_alone(package):
     assert users <= ALONE[package]
 
 
-def test_types_imports_torch_alone():
-    assert imported(ROOT / "types.py") <= {"__future__", "collections", "dataclasses", "typing", "torch"}
+def test_types_imports_the_standard_library_alone():
+    """What it names of torch and transformers is for the type checker."""
+    body = ast.parse((ROOT / "types.py").read_text()).body
+    typing_only = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    assert len(typing_only) == 1
+    kept = ast.Module([node for node in body if node not in typing_only], [])
+    assert packages(kept) <= set(sys.stdlib_module_names)
+    assert packages(typing_only[0]) <= {"pathlib", "torch", "transformers"}

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 
 import hydra
+from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 
 from simu import stop
@@ -25,23 +26,6 @@ from simu.cli.sweeps import SweepStatus, done_of
 from simu.config import conf_dir
 from simu.console import forgiving
 from simu.presets import register
-
-COMMANDS = (
-    "-r",
-    "--run",
-    "-m",
-    "--multirun",
-    "-c",
-    "--cfg",
-    "-i",
-    "--info",
-    "-sc",
-    "--shell-completion",
-    "-h",
-    "--help",
-    "--hydra-help",
-    "--version",
-)
 
 
 def at_home(word: str) -> str:
@@ -59,8 +43,9 @@ def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
         scratch = tempfile.mkdtemp(prefix="simu-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
-    if not any(word.split("=")[0] in COMMANDS for word in sys.argv[1:]):
-        sys.argv.append("--run")  # else Hydra composes the config once more to find that out
+    if not any(word.startswith("hydra.mode=") for word in overrides):
+        # Hydra's own composes everything once more to find out what the flags say already
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     sys.argv[1:] = sorted(
         map(at_home, sys.argv[1:]), key=lambda a: a not in ("-m", "--multirun")
     )  # argparse wants it first
