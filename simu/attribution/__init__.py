@@ -5,7 +5,7 @@ from simu.attribution.engine.planning import Plan, plan
 from simu.attribution.exact import neuron_attribution
 from simu.attribution.gradient import Gradient
 from simu.attribution.integrated import Integrated
-from simu.attribution.rivals import FisherRatio, GradNorm, MemFlex, Random, Snip, Wagle
+from simu.attribution.rivals import FisherRatio, GradNorm, MemFlex, RandomScores, Snip, Wagle
 from simu.attribution.samples import count_samples
 from simu.data.batches import attribution_batches
 
@@ -17,7 +17,7 @@ __all__ = [
     "Integrated",
     "MemFlex",
     "Plan",
-    "Random",
+    "RandomScores",
     "Snip",
     "Wagle",
     "attribution_batches",

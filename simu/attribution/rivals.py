@@ -192,7 +192,7 @@ class MemFlex:
 
 
 @component
-class Random:
+class RandomScores:
     """Uniform in (0, 1), seeded: the control. Forget and retain rows get the same scores, so that `forget_only` and
     `contrastive` make nothing of them; `top` and `dual` do."""
 

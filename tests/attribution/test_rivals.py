@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from simu.attribution import Activation
-from simu.attribution.rivals import FisherRatio, GradNorm, MemFlex, Random, Snip, Wagle, memflex
+from simu.attribution.rivals import FisherRatio, GradNorm, MemFlex, RandomScores, Snip, Wagle, memflex
 from simu.attribution.weight_gradients import fisher_information, summed_gradients
 from simu.masks.top import Top
 from simu.types import Scores, UserError
@@ -131,7 +131,7 @@ def test_the_other_side_matters(rival, llama, sides, reference):
     assert reference.error(rival(llama, [own], against=[own]), rival(llama, [own], against=[other])) > 1e-2
 
 
-@pytest.mark.parametrize("rival", [*RIVALS, Random()], ids=repr)
+@pytest.mark.parametrize("rival", [*RIVALS, RandomScores()], ids=repr)
 def test_groups_are_refused(rival, llama, sides):
     own, other = sides
     with pytest.raises(UserError, match=r"^groups=2: scores of \w+ do not add up over rows; allowed is None$"):
@@ -215,10 +215,10 @@ def test_the_model_is_left_as_it_was(rival, llama, sides):
 
 def test_random_is_uniform_and_follows_its_seed(reference):
     wide = reference.model("llama", **reference.small | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 8})
-    drawn = Random(seed=1)(wide, [])
+    drawn = RandomScores(seed=1)(wide, [])
     assert drawn.shape == (3, 256)
-    assert drawn.equal(Random(seed=1)(wide, []))
-    assert not drawn.equal(Random(seed=2)(wide, []))
+    assert drawn.equal(RandomScores(seed=1)(wide, []))
+    assert not drawn.equal(RandomScores(seed=2)(wide, []))
     assert 0 < float(drawn.min()) < float(drawn.max()) < 1
     counts = torch.histc(drawn, bins=8, min=0, max=1)  # 96 expected, standard deviation 9.2
     assert ((counts - 96).abs() < 37).all()
@@ -238,8 +238,7 @@ def test_weighted_activation_is_times_the_rows_norm(model, sides, reference):
 
 def test_counts_are_equal_whatever_the_localisation(llama, sides):
     own, other = sides
-    masks = [
-        Top(share=0.3)(Scores(rival(llama, [own], against=[other]), 11), None, (3, 16)) for rival in (*RIVALS, Random())
-    ]
+    scores = (rival(llama, [own], against=[other]) for rival in (*RIVALS, RandomScores()))
+    masks = [Top(share=0.3)(Scores(values, 11), None, (3, 16)) for values in scores]
     assert {int(mask.sum()) for mask in masks} == {14}  # 14.4 of 48
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) > 4
