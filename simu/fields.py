@@ -62,7 +62,7 @@ PATH = Located()
 class AtMost:
     """A whole number that a size of the model limits, which is known before its weights are loaded."""
 
-    size: Literal["last layer", "width"]
+    size: Literal["last layer", "width", "number of neurons"]
 
 
 def between(low: float, high: float) -> Interval:
@@ -159,7 +159,9 @@ def is_path(hint: Any) -> bool:
 
 def limits(value: Any, path: str = "") -> Iterator[tuple[str, int, AtMost]]:
     """('objective.forget.layer', 7, AtMost("last layer")): the numbers in a component, and in those it holds, that the
-    model's sizes limit."""
+    model's sizes limit. Where other fields decide which size that is, the component's own method `limits` says it."""
+    for name, mark in value.limits() if hasattr(value, "limits") else ():
+        yield f"{path}.{name}" if path else name, getattr(value, name), mark
     for name, hint in hints(type(value)).items():
         held, key = getattr(value, name), f"{path}.{name}" if path else name
         if dataclasses.is_dataclass(held):

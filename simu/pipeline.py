@@ -156,8 +156,16 @@ def scored(
     cfg: RunConfig, splits: Splits, setup: Setup, context: Context, taught: Artifact[Loaded], side: str
 ) -> Artifact[Scores]:
     """Attribution of the forget rows, or of a sample of the retain rows of the same size."""
-    rows = splits.forget if side == "forget" else attribution.sample(splits.retain, len(splits.forget), cfg.seed)
-    inputs = attribution.Inputs(target=taught, attribution=cfg.attribution, rows=rows, setup=setup)
+    rows, other = splits.forget, attribution.sample(splits.retain, len(splits.forget), cfg.seed)
+    if side == "retain":
+        rows, other = other, rows
+    inputs = attribution.Inputs(
+        target=taught,
+        attribution=cfg.attribution,
+        rows=rows,
+        other=other if cfg.attribution.reads_other else None,
+        setup=setup,
+    )
     return do(attribution, inputs, context, f"attribution ({side})")
 
 
@@ -244,9 +252,11 @@ def check_sides(cfg: RunConfig, splits: Splits) -> None:
     """Raise UserError where there are no rows to forget, or none to retain though something reads them."""
     if not splits.forget:
         raise UserError(f"data={cfg.data.name}: the forget set is empty; allowed is at least one row")
+    scored = cfg.selection.reads_mask and bool(cfg.mask.needs)
     readers = (
         (cfg.objective.retain.reads_rows, "the objective reads it", "objective/retain=none"),
-        (cfg.selection.reads_mask and "retain" in cfg.mask.needs, "the mask reads its scores", "another mask, as dual"),
+        (scored and "retain" in cfg.mask.needs, "the mask reads its scores", "another mask, as dual"),
+        (scored and cfg.attribution.reads_other, "the attribution compares with it", "another attribution, as snip"),
         (cfg.retain_reference, "retain_reference=true teaches it", "retain_reference=false"),
     )
     for reads, why, instead in readers:
@@ -271,7 +281,7 @@ def check_sizes(cfg: RunConfig) -> None:
     if not (found := list(limits(cfg))):
         return
     parts = anatomy(cfg.model.skeleton(cfg.data.name, cfg.precision.dtype))
-    sizes = {"last layer": parts.n_layers - 1, "width": parts.d_model}
+    sizes = {"last layer": parts.n_layers - 1, "width": parts.d_model, "number of neurons": parts.n_neurons}
     for key, number, most in found:
         if number > (size := sizes[most.size]):
             raise UserError(f"{key}={number}: allowed is x ≤ {size}, the {most.size} of {cfg.model.name}")

@@ -15,7 +15,7 @@ from simu.masks.critical import critical_neurons
 from simu.masks.report import finite, mask_report
 from simu.metrics.collapse import collapsed
 from simu.models.load import Loaded, save_folder
-from simu.slots import Attribution, Mask
+from simu.slots import Attribution, Mask, WithThreshold
 from simu.stages.artifact import Artifact
 from simu.stages.unlearning import LOG, WARNINGS, send
 from simu.store.files import read_json_lines, replacing, write_json, write_json_lines, write_tensors
@@ -72,7 +72,8 @@ class Results:
         if self.main:
             write_tensors(self.folder / "mask.safetensors", {"mask": mask})
             values = {side: found.values for side, found in scores.items()}
-            critical = {f"critical_{side}": critical_neurons(v, component.t) for side, v in values.items()}
+            t = component.t if isinstance(component, WithThreshold) else None
+            critical = {f"critical_{side}": critical_neurons(v, t) for side, v in values.items() if t is not None}
             samples = {side: found.n_samples for side, found in scores.items()}
             off = {side: found.completeness for side, found in scores.items()}
             report = mask_report({"mask": mask, **critical}, values, samples, off)

@@ -81,6 +81,12 @@ class Data(Protocol):
 class Attribution(Protocol):
     """Scores each neuron by what the answers of some rows rest on."""
 
+    additive: ClassVar[bool]
+    """Whether scores of rows add up to those of all: then `groups` splits them."""
+    reads_other: ClassVar[bool]
+    """Whether it compares with the other side: a sample of the rows to keep for the rows to forget, and for that sample
+    the rows to forget. `against` then holds their batches; others are given none."""
+
     @property
     def m(self) -> int: ...
     @property
@@ -93,6 +99,7 @@ class Attribution(Protocol):
         model: nn.Module,
         batches: Iterable[Mapping[str, Tensor]],
         *,
+        against: Iterable[Mapping[str, Tensor]] | None = None,
         groups: int | None = None,
         checkpoint: str | Path | None = None,
     ) -> NeuronScores: ...
@@ -118,10 +125,15 @@ class Mask(Protocol):
     needs: ClassVar[frozenset[str]]
     """Of {"forget", "retain"}: the scores that it reads; others are None."""
 
+    def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask: ...
+
+
+@runtime_checkable
+class WithThreshold(Protocol):
+    """A mask that knows a threshold t: a share of a layer's largest score, to be exceeded."""
+
     @property
     def t(self) -> float: ...
-
-    def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask: ...
 
 
 class LossTerm(Protocol):

@@ -148,6 +148,30 @@ def test_template_tokens_can_be_attributed(finished):
     assert "shadow streams" in simu(*words, "dry_run=true", cwd=finished).stdout
 
 
+def test_a_rival_compares_with_the_other_side_and_top_takes_so_many(finished):
+    """6 of 64 neurons; the sides of the retain scores are those of the forget scores, swapped."""
+    words = [*SMALL, "stages=[attribution,mask]", "tracker=none"]
+    for name in ("wagle", "snip"):
+        simu(*words, f"attribution={name}", "mask=top", "mask.share=0.1", f"hydra.run.dir={name}", cwd=finished)
+        assert int(load_file(finished / name / "mask.safetensors")["mask"].sum()) == 6
+        report = json.loads((finished / name / "mask_report.json").read_text())
+        assert list(report["masks"]) == ["mask"]  # without a threshold there are no critical neurons
+        options = json.loads((finished / name / "provenance.json").read_text())["options"]
+        assert (options["attribution"], options["mask"]) == (name, "top")
+    simu(*words, "attribution=wagle", "mask=contrastive", "hydra.run.dir=both", cwd=finished)
+    forget, retain, alone = (
+        json.loads((finished / "cache/attribution" / stages[label]["digest"] / "inputs.json").read_text())["inputs"]
+        for folder, label in (("both", "forget"), ("both", "retain"), ("snip", "forget"))
+        for stages in [json.loads((finished / folder / "provenance.json").read_text())["stages"]]
+        for label in [f"attribution ({label})"]
+    )
+    assert forget["rows"] == retain["other"] == alone["rows"] != forget["other"] == retain["rows"]
+    assert alone["other"] is None
+    done = simu(*SMALL, "mask=top", "mask.share=null", "mask.count=65", cwd=finished, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "simu: mask.count=65: allowed is x ≤ 64, the number of neurons of tiny\n"
+
+
 def test_evaluator_of_other_data_is_one_line(finished):
     done = simu(*SMALL, "evaluator=lume", cwd=finished, check=False)
     assert done.returncode == 2

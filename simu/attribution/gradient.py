@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import nn
 
@@ -22,6 +22,8 @@ class Gradient:
     """Σ_i β_i · ∂L_i/∂β_i: the path integral cut to its end point. One backward pass gives every layer, exactly, since
     there the vector is the clean one whatever the layer."""
 
+    additive: ClassVar[bool] = True
+    reads_other: ClassVar[bool] = False
     m: Annotated[int, between(1, 4096), KNOB] = 1
     """Not read: there is one point, a = β."""
     batch_size: Annotated[int, between(1, 65536)] = 16
@@ -34,7 +36,13 @@ class Gradient:
     tokens: Tokens = "answer"
 
     def __call__(
-        self, model: nn.Module, batches: Batches, *, groups: int | None = None, checkpoint: str | Path | None = None
+        self,
+        model: nn.Module,
+        batches: Batches,
+        *,
+        against: Batches | None = None,
+        groups: int | None = None,
+        checkpoint: str | Path | None = None,
     ) -> NeuronScores:
         """Sums over samples: float32 [L, D], or [G, L, D] with `groups`."""
         end_point = Integrated(

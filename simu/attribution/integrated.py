@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from simu.types import NeuronScores
 class Integrated:
     """Integrated gradients along a path from 0 to β. The fields are those of `neuron_attribution`."""
 
+    additive: ClassVar[bool] = True
+    reads_other: ClassVar[bool] = False
     m: Annotated[int, between(1, 4096)] = 5
     """Path points."""
     objective: Objective = "log_prob"
@@ -39,7 +41,13 @@ class Integrated:
     """Recompute activations backwards; None: only where memory asks for it. Changes scores by rounding alone."""
 
     def __call__(
-        self, model: nn.Module, batches: Batches, *, groups: int | None = None, checkpoint: str | Path | None = None
+        self,
+        model: nn.Module,
+        batches: Batches,
+        *,
+        against: Batches | None = None,
+        groups: int | None = None,
+        checkpoint: str | Path | None = None,
     ) -> NeuronScores:
         """Sums over samples: float32 [L, D], or [G, L, D] with `groups`."""
         return self.with_completeness(model, batches, groups=groups, checkpoint=checkpoint)[0]

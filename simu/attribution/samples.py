@@ -46,3 +46,16 @@ def require_groups(batch: Mapping[str, Tensor], groups: int) -> None:
         )
     low, high = int(batch["group"].min()), int(batch["group"].max())
     require(0 <= low <= high < groups, "batch['group']", (low, high), f"0 ≤ group < groups={groups}")
+
+
+def require_no_groups(groups: int | None, name: str) -> None:
+    """Raise UserError where scores by group are asked of an attribution whose scores do not add up over rows."""
+    if groups is not None:
+        raise UserError(f"groups={groups}: scores of {name} do not add up over rows; allowed is None")
+
+
+def require_against(against: Batches | None, name: str) -> Batches:
+    """The other side's batches. Raises UserError where there are none."""
+    if against is None:
+        raise UserError(f"{name}: it compares with rows of the other side; allowed is against=their batches")
+    return against

@@ -6,6 +6,7 @@ from simu.masks.critical import Dual, ForgetOnly, critical_neurons
 from simu.masks.random import Random
 from simu.masks.report import mask_report
 from simu.masks.soft import Soft
+from simu.masks.top import Top, top_units
 
 __all__ = [
     "Contrastive",
@@ -15,6 +16,8 @@ __all__ = [
     "Nothing",
     "Random",
     "Soft",
+    "Top",
     "critical_neurons",
     "mask_report",
+    "top_units",
 ]

@@ -16,7 +16,7 @@ class Everything:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     t: Share = 0.3
-    """Not read; every mask has the key, so that sweeps over `t` compose."""
+    """Not read; there so that sweeps over `t` compose."""
 
     def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask:
         """BoolTensor of `shape` (L, units), all true."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from typing import ClassVar
 
-import torch
-
 from simu.fields import Share, component
-from simu.masks.needed import needed
+from simu.masks.needed import finite, needed
 from simu.types import NeuronMask, NeuronScores, Scores, UserError
 
 log = logging.getLogger(__name__)
@@ -23,11 +21,7 @@ def critical_neurons(scores: NeuronScores, t: float) -> NeuronMask:
     """
     if not 0 <= t <= 1:
         raise UserError(f"t={t!r}: allowed is 0 ≤ t ≤ 1")
-    if scores.ndim != 2:
-        raise UserError(f"scores: shape {tuple(scores.shape)}; allowed is [layers, units]")
-    if not torch.isfinite(scores).all():
-        raise UserError("scores: some are not finite; allowed are finite numbers (was the attribution complete?)")
-    exact = scores.double()
+    exact = finite(scores).double()
     largest = exact.amax(dim=1, keepdim=True)
     silent = (largest <= 0).flatten()
     if silent.any():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from simu.types import Scores, UserError
+import torch
+
+from simu.types import NeuronScores, Scores, UserError
 
 
 def needed(scores: Scores | None, rows: Literal["forget", "retain"], shape: tuple[int, int]) -> Scores:
@@ -13,4 +15,13 @@ def needed(scores: Scores | None, rows: Literal["forget", "retain"], shape: tupl
         raise UserError(f"mask: needs the {rows} scores; allowed is an attribution of the {rows} rows")
     if tuple(scores.values.shape) != tuple(shape):
         raise UserError(f"mask: {rows} scores of shape {tuple(scores.values.shape)}; allowed is {tuple(shape)}")
+    return scores
+
+
+def finite(scores: NeuronScores) -> NeuronScores:
+    """The scores. Raises UserError where they are not finite [layers, units]."""
+    if scores.ndim != 2:
+        raise UserError(f"scores: shape {tuple(scores.shape)}; allowed is [layers, units]")
+    if not torch.isfinite(scores).all():
+        raise UserError("scores: some are not finite; allowed are finite numbers (was the attribution complete?)")
     return scores

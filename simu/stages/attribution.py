@@ -26,6 +26,8 @@ class Inputs:
     target: Artifact
     attribution: Attribution
     rows: tuple[Example, ...]
+    other: tuple[Example, ...] | None
+    """Rows of the other side, where the attribution compares with them."""
     setup: Setup
 
 
@@ -39,20 +41,24 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     """folder/attribution.safetensors (float32 [L, units], and float64 [L] completeness where defined), samples.json."""
     model, tokenizer = inputs.target.load()
     attribution, setup = inputs.attribution, inputs.setup
-    batches, _ = attribution_batches(
-        tokenizer,
-        setup.template,
-        inputs.rows,
-        batch_size=attribution.batch_size,
-        max_length=setup.max_length,
-        tokens=attribution.tokens,
-        device=context.device,
-    )
-    where = folder / CHECKPOINT
+
+    def batches_of(rows: tuple[Example, ...]) -> list[dict[str, torch.Tensor]]:
+        return attribution_batches(
+            tokenizer,
+            setup.template,
+            rows,
+            batch_size=attribution.batch_size,
+            max_length=setup.max_length,
+            tokens=attribution.tokens,
+            device=context.device,
+        )[0]
+
+    batches, where = batches_of(inputs.rows), folder / CHECKPOINT
     if isinstance(attribution, WithCompleteness):
         values, off = attribution.with_completeness(model, batches, checkpoint=where)
     else:
-        values, off = attribution(model, batches, checkpoint=where), None
+        other = None if inputs.other is None else batches_of(inputs.other)
+        values, off = attribution(model, batches, against=other, checkpoint=where), None
     found = {"scores": values} if off is None else {"scores": values, "completeness": off}
     write_tensors(folder / "attribution.safetensors", found)
     write_json(folder / "samples.json", {"samples": count_samples(batches, attribution.tokens)})

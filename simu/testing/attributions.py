@@ -1,4 +1,5 @@
-"""What an attribution must be: a sum over scored tokens, whatever the batches they came in. L layers, D neurons."""
+"""What an attribution must be: a function of the scored tokens, whatever the batches they came in; one that says
+`additive` is a sum over them. L layers, D neurons."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from simu.models.anatomy import anatomy
 from simu.slots import Attribution
 from simu.testing.bench import close, left_alone, small_model, small_rows, take, with_more_padding
 from simu.testing.contract import Check, of, run_checks, with_other_knobs
-from simu.types import IGNORE, Batch, NeuronScores
+from simu.types import IGNORE, Batch, NeuronScores, UserError
 
 TOLERANCE = 1e-5
 """Relative to the largest score: scores are float32."""
@@ -31,8 +32,25 @@ class Given:
     def batch(self) -> Batch:
         return small_rows(count=ROWS)
 
+    @property
+    def other(self) -> Batch:
+        """Rows of the other side."""
+        return small_rows(seed=2, count=ROWS)
+
     def __call__(self, *batches: Batch, **options: Any) -> NeuronScores:
+        """Of `batch` unless batches are given, against `other` where it compares and nothing else is said."""
+        against = options.pop("against", [self.other] if self.attribution.reads_other else None)
+        if against is not None:
+            options["against"] = [whole(batch) for batch in against]
         return self.attribution(self.model, [whole(batch) for batch in batches or (self.batch,)], **options)
+
+    def refuses(self, **options: Any) -> bool:
+        """Whether it raises UserError."""
+        try:
+            self(**options)
+        except UserError:
+            return True
+        return False
 
     def of_rows(self, *parts: Sequence[int]) -> NeuronScores:
         return self(*(take(self.batch, part) for part in parts))
@@ -81,16 +99,31 @@ def reads_its_batches(given: Given) -> None:
     assert not close(given(fewer), made), "gave the same scores for fewer labels; only labelled tokens are samples"
 
 
-def is_a_sum_over_batches(given: Given) -> None:
-    """Rows in one batch or in several have the same sum."""
+def says_what_it_is(given: Given) -> None:
+    """`additive` and `reads_other` are true or false."""
+    for name in ("additive", "reads_other"):
+        said = getattr(given.attribution, name, None)
+        assert isinstance(said, bool), f"{name} is {said!r}; write {name}: ClassVar[bool] = True or False"
+
+
+def ignores_how_rows_are_batched(given: Given) -> None:
+    """Rows in one batch or in several have the same scores, on the other side too."""
     made = given()
     for parts in (([0, 1, 2], [3, 4, 5]), ([0], [1, 2, 3, 4, 5]), tuple([i] for i in range(ROWS))):
         assert close(given.of_rows(*parts), made, TOLERANCE), (
             f"rows in batches {parts} give other scores than in one; add sums over tokens, never means over a batch"
         )
-    assert close(given.of_rows([0, 1, 2]) + given.of_rows([3, 4, 5]), made, TOLERANCE), (
-        "scores of two halves do not add up to the whole's; do not normalise by what was given"
-    )
+    if given.attribution.reads_other:
+        cut = given(against=[take(given.other, part) for part in ([0], [1, 2, 3, 4, 5])])
+        assert close(cut, made, TOLERANCE), "another cut of the other side's rows into batches gives other scores"
+
+
+def adds_up_over_rows(given: Given) -> None:
+    """`additive`: the scores of two halves add up to the whole's."""
+    if given.attribution.additive:
+        assert close(given.of_rows([0, 1, 2]) + given.of_rows([3, 4, 5]), given(), TOLERANCE), (
+            "scores of two halves do not add up to the whole's; do not normalise by what was given, or be not additive"
+        )
 
 
 def ignores_the_order_of_batches(given: Given) -> None:
@@ -108,7 +141,10 @@ def ignores_padding(given: Given) -> None:
 
 
 def splits_into_groups(given: Given) -> None:
-    """groups=G gives [G, L, D]: the rows of each group as if they stood alone."""
+    """`additive`: groups=G gives [G, L, D], the rows of each group as if they stood alone. Else it is a UserError."""
+    if not given.attribution.additive:
+        assert given.refuses(groups=3), "took groups though it is not additive; raise UserError"
+        return
     groups = [0, 1, 1, 0, 2, 1]
     batch: Any = {**given.batch, "group": torch.tensor(groups)}
     made = given(batch, groups=3)
@@ -116,6 +152,16 @@ def splits_into_groups(given: Given) -> None:
     for group in range(3):
         rows = [i for i, g in enumerate(groups) if g == group]
         assert close(made[group], given.of_rows(rows), TOLERANCE), f"group {group} has not the scores of its rows alone"
+
+
+def compares_where_it_says(given: Given) -> None:
+    """`reads_other`: other rows on the other side give other scores, none are a UserError. Else they change nothing."""
+    same, other = given(against=[given.batch]), given(against=[given.other])
+    if not given.attribution.reads_other:
+        assert close(same, other, TOLERANCE), "reads rows of the other side; it must say reads_other = True"
+        return
+    assert not close(same, other), "gave the same scores whatever it compares with; does it need reads_other?"
+    assert given.refuses(against=None), "took no rows to compare with; raise UserError where `against` is None"
 
 
 def gives_the_same_scores_twice(given: Given) -> None:
@@ -144,13 +190,16 @@ def has_knobs_that_change_nothing(given: Given) -> None:
 
 CHECKS: tuple[Check, ...] = (
     *of("attribution"),
+    says_what_it_is,
     has_shape_and_type,
     is_finite_and_not_zero,
     reads_its_batches,
-    is_a_sum_over_batches,
+    ignores_how_rows_are_batched,
+    adds_up_over_rows,
     ignores_the_order_of_batches,
     ignores_padding,
     splits_into_groups,
+    compares_where_it_says,
     gives_the_same_scores_twice,
     leaves_the_model_alone,
     has_knobs_that_change_nothing,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from planted import assert_fails, planted
@@ -13,7 +13,7 @@ from torch import Tensor
 from simu import testing
 from simu.fields import KNOB, Positive, component
 from simu.models.anatomy import anatomy
-from simu.types import IGNORE
+from simu.types import IGNORE, UserError
 
 Batch = Mapping[str, Tensor]
 
@@ -27,10 +27,18 @@ class Sums:
     """Squared gradient of each row's log-likelihood, by down-projection output channel, added up over rows; each bad
     attribution differs by one mistake."""
 
+    additive: ClassVar[bool] = True
+    reads_other: ClassVar[bool] = False
     scale: Annotated[Positive, KNOB] = 1.0
 
     def __call__(
-        self, model: Any, batches: Any, *, groups: int | None = None, checkpoint: str | Path | None = None
+        self,
+        model: Any,
+        batches: Any,
+        *,
+        against: Any = None,
+        groups: int | None = None,
+        checkpoint: str | Path | None = None,
     ) -> Tensor:
         batches = [dict(batch) for batch in batches]
         if groups is None:
@@ -172,7 +180,75 @@ class KnobMatters(Sums):
         return super().whole(model, batches) * self.scale
 
 
+@component
+class SaysNothing(Sums):
+    additive: ClassVar[bool] = None  # type: ignore[assignment]
+
+
+@component
+class Ratio(Sums):
+    """Squared gradients over those of the other side: no sum, and right as it is."""
+
+    additive: ClassVar[bool] = False
+    reads_other: ClassVar[bool] = True
+
+    def __call__(self, model: Any, batches: Any, *, against: Any = None, groups: int | None = None, **_: Any) -> Tensor:
+        if groups is not None or against is None:
+            raise UserError("no groups, and not without the other side")
+        own, other = (self.whole(model, [dict(batch) for batch in side]) for side in (batches, against))
+        return self.ratio(own, other).float()
+
+    def ratio(self, own: Tensor, other: Tensor) -> Tensor:
+        return own / (other + 1e-5)
+
+
+@component
+class ZerosAgainst(Ratio):
+    def ratio(self, own: Tensor, other: Tensor) -> Tensor:
+        return super().ratio(own, other) * 0
+
+
+@component
+class RatioMeanOverBatches(Ratio):
+    """No sum has to add up, but batches are no rows all the same."""
+
+    def whole(self, model: Any, batches: list[dict[str, Tensor]]) -> Tensor:
+        return super().whole(model, batches) / len(batches)
+
+
+@component
+class RatioByOtherBatches(Ratio):
+    def __call__(self, model: Any, batches: Any, *, against: Any = None, **options: Any) -> Tensor:
+        return super().__call__(model, batches, against=against, **options) * (1 if against is None else len(against))
+
+
+@component
+class RatioTakesGroups(Ratio):
+    def __call__(self, model: Any, batches: Any, *, groups: int | None = None, **options: Any) -> Tensor:
+        return super().__call__(model, batches, **options)
+
+
+@component
+class RatioOfNothing(Ratio):
+    def ratio(self, own: Tensor, other: Tensor) -> Tensor:
+        return own
+
+
+@component
+class RatioTakesNone(Ratio):
+    def __call__(self, model: Any, batches: Any, *, against: Any = None, **options: Any) -> Tensor:
+        return super().__call__(model, batches, against=against or batches, **options)
+
+
+@component
+class ReadsTheOtherSideUnsaid(Sums):
+    def __call__(self, model: Any, batches: Any, *, against: Any = None, **options: Any) -> Tensor:
+        made = super().__call__(model, batches, **options)
+        return made if against is None else made / self.whole(model, [dict(b) for b in against]).float()
+
+
 @planted(
+    (SaysNothing(), "says_what_it_is", "additive is None"),
     (Transposed(), "has_shape_and_type", "[layers, neurons] = (2, 16)"),
     (Doubles(), "has_shape_and_type", "returned torch.float64"),
     (Zeros(), "is_finite_and_not_zero", "zeros alone for layer(s) [0, 1]"),
@@ -180,8 +256,15 @@ class KnobMatters(Sums):
     (NotFinite(), "is_finite_and_not_zero", "not finite"),
     (ReadsTheModelAlone(), "reads_its_batches", "the same scores for other rows"),
     (ScoresThePrompt(), "reads_its_batches", "the same scores for fewer labels"),
-    (MeanOverBatches(), "is_a_sum_over_batches", "never means over a batch"),
-    (MeanOverRows(), "is_a_sum_over_batches", "do not normalise by what was given"),
+    (MeanOverBatches(), "ignores_how_rows_are_batched", "never means over a batch"),
+    (MeanOverRows(), "adds_up_over_rows", "do not normalise by what was given"),
+    (ZerosAgainst(), "is_finite_and_not_zero", "zeros alone"),
+    (RatioMeanOverBatches(), "ignores_how_rows_are_batched", "never means over a batch"),
+    (RatioByOtherBatches(), "ignores_how_rows_are_batched", "another cut of the other side's rows"),
+    (RatioTakesGroups(), "splits_into_groups", "took groups though it is not additive"),
+    (RatioOfNothing(), "compares_where_it_says", "does it need reads_other?"),
+    (RatioTakesNone(), "compares_where_it_says", "took no rows to compare with"),
+    (ReadsTheOtherSideUnsaid(), "compares_where_it_says", "it must say reads_other = True"),
     (FirstBatchCountsMost(), "ignores_the_order_of_batches", "another order of batches"),
     (NormalisesByWidth(), "ignores_padding", "padding changes the scores"),
     (MixesGroups(), "splits_into_groups", "has not the scores of its rows alone"),
@@ -197,3 +280,4 @@ def test_attributions(bad, name, says):
 
 def test_an_attribution_that_is_right_passes():
     testing.check_attribution(Sums())
+    testing.check_attribution(Ratio())

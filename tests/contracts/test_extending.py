@@ -34,7 +34,7 @@ for z in (-0.5, 0.0, 1.0):
 assert find("original/forget/first_word").better == "lower"
 assert find("retain/first_word").label == "retain First word"
 try:
-    build({"_target_": "simu.masks.outliers.Outliers", "t": 0.3, "z": 11.0}, "mask")
+    build({"_target_": "simu.masks.outliers.Outliers", "z": 11.0}, "mask")
 except UserError as error:
     assert str(error) == "mask.z=11.0: allowed is a finite number, -10 ≤ x ≤ 10", error
 else:

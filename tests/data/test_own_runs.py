@@ -91,6 +91,10 @@ EMPTY = "data=rows: the retain set is empty, and"
             f"{EMPTY} the mask reads its scores; allowed is at least one row, or another mask, as dual",
         ),
         (
+            ["objective/retain=none", "attribution=memflex"],
+            f"{EMPTY} the attribution compares with it; allowed is at least one row, or another attribution, as snip",
+        ),
+        (
             ["objective/retain=none", "retain_reference=true"],
             f"{EMPTY} retain_reference=true teaches it; allowed is at least one row, or retain_reference=false",
         ),

@@ -37,6 +37,20 @@ def test_a_rank_above_the_width():
         check_sizes(build_run(default() | {"selection": lora | {"r": 129}}))
 
 
+def test_more_neurons_than_there_are():
+    """The tiny model has 4 layers of 128."""
+    top = next(config["mask"] for config in configs() if config["mask"]["_target_"].endswith("Top"))
+    for within, most, what in (("all", 512, "number of neurons"), ("layer", 128, "width")):
+        chosen = top | {"share": None, "within": within}
+        check_sizes(build_run(default() | {"mask": chosen | {"count": most}}))
+        with pytest.raises(UserError, match=rf"^mask\.count={most + 1}: allowed is x ≤ {most}, the {what} of tiny$"):
+            check_sizes(build_run(default() | {"mask": chosen | {"count": most + 1}}))
+    check_sizes(build_run(default() | {"mask": top | {"within": "layer"}}))
+    for share, count in ((0.1, 5), (None, None)):
+        with pytest.raises(UserError, match=r"^mask\.count=\w+: allowed is one of share and count, the other null"):
+            build_run(default() | {"mask": top | {"share": share, "count": count}})
+
+
 @pytest.mark.parametrize(
     ("kind", "says"),
     [

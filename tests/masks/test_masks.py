@@ -14,6 +14,7 @@ from simu.masks.critical import Dual, ForgetOnly, critical_neurons
 from simu.masks.random import Random
 from simu.masks.report import mask_report
 from simu.masks.soft import Soft
+from simu.masks.top import Top
 from simu.types import FieldError, Scores, UserError
 
 SHAPE = (2, 4)
@@ -138,15 +139,17 @@ def test_all_and_none_read_no_scores():
     assert Everything.needs == Nothing.needs == frozenset()
 
 
-@pytest.mark.parametrize("mask", [Dual, ForgetOnly, Contrastive, Soft, Random])
+@pytest.mark.parametrize(
+    "mask", [*(kind(t=0.3) for kind in (Dual, ForgetOnly, Contrastive, Soft, Random)), Top(count=2)], ids=repr
+)
 def test_missing_scores_are_named(mask):
     with pytest.raises(UserError, match="forget"):
-        mask(t=0.3)(None, SUM_R, SHAPE)
+        mask(None, SUM_R, SHAPE)
     if "retain" in mask.needs:
         with pytest.raises(UserError, match="retain"):
-            mask(t=0.3)(SUM_F, None, SHAPE)
+            mask(SUM_F, None, SHAPE)
     else:
-        mask(t=0.3)(SUM_F, None, SHAPE)
+        mask(SUM_F, None, SHAPE)
 
 
 def test_report_by_hand_and_json():
@@ -178,3 +181,68 @@ def test_report_spearman():
 def test_report_refuses_masks_of_different_models():
     with pytest.raises(UserError, match="shapes"):
         mask_report({"a": torch.ones(2, 3), "b": torch.ones(2, 4)})
+
+
+TIED = torch.tensor([[5.0, 1.0, 3.0, 3.0], [3.0, 3.0, -2.0, 0.0], [3.0, 7.0, -0.0, -1.0]])
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, [[], [], []]),
+        (1, [[], [], [1]]),
+        (2, [[0], [], [1]]),
+        (4, [[0, 2, 3], [], [1]]),  # five units at 3: the first layer's before the others'
+        (5, [[0, 2, 3], [0], [1]]),
+        (7, [[0, 2, 3], [0, 1], [0, 1]]),
+        (8, [[0, 1, 2, 3], [0, 1], [0, 1]]),
+        (9, [[0, 1, 2, 3], [0, 1, 3], [0, 1]]),  # 0 and -0 are equal
+        (12, [[0, 1, 2, 3]] * 3),
+    ],
+)
+def test_top_of_all_layers(count, expected):
+    mask = Top(count=count)(Scores(TIED, 1), None, (3, 4))
+    assert mask.dtype == torch.bool
+    assert rows(mask) == expected
+
+
+def test_top_of_each_layer():
+    assert rows(Top(count=1, within="layer")(Scores(TIED, 1), None, (3, 4))) == [[0], [0], [1]]
+    assert rows(Top(count=2, within="layer")(Scores(TIED, 1), None, (3, 4))) == [[0, 2], [0, 1], [0, 1]]
+    assert rows(Top(share=0.75, within="layer")(Scores(TIED, 1), None, (3, 4))) == [[0, 2, 3], [0, 1, 3], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("share", "units", "expected"),
+    [(0.0, 100, 0), (1.0, 100, 100), (0.1, 512, 51), (0.125, 20, 3), (0.145, 100, 15), (0.5, 3, 2), (1e-9, 100, 0)],
+)
+def test_top_rounds_a_share_half_up(share, units, expected):
+    """0.125 of 20 is 2.5; 0.145 of 100 is 14.5, which a product of floats puts at 14.499999999999998."""
+    scores = torch.randn(2, units, generator=torch.Generator().manual_seed(0))
+    each = Top(share=share, within="layer")(Scores(scores, 1), None, (2, units))
+    assert each.sum(dim=1).tolist() == [expected, expected]
+    assert int(Top(share=share)(Scores(scores[:1], 1), None, (1, units)).sum()) == expected
+
+
+def test_top_takes_the_largest_whatever_their_sign():
+    scores = torch.randn(5, 40, generator=torch.Generator().manual_seed(1)) - 3
+    mask = Top(count=60)(Scores(scores, 1), None, (5, 40))
+    assert int(mask.sum()) == 60
+    assert float(scores[mask].min()) > float(scores[~mask].max())
+
+
+def test_top_has_exactly_one_of_share_and_count():
+    for both in ({}, {"share": 0.1, "count": 5}):
+        with pytest.raises(FieldError, match=r"^count=\w+: allowed is one of share and count, the other null"):
+            Top(**both)
+    with pytest.raises(FieldError, match=r"^share=1\.5: allowed is"):
+        Top(share=1.5)
+
+
+def test_top_has_no_more_units_than_there_are():
+    with pytest.raises(UserError, match=r"^count=13: allowed is 0 ≤ count ≤ 12"):
+        Top(count=13)(Scores(TIED, 1), None, (3, 4))
+    with pytest.raises(UserError, match=r"^count=5: allowed is 0 ≤ count ≤ 4"):
+        Top(count=5, within="layer")(Scores(TIED, 1), None, (3, 4))
+    with pytest.raises(UserError, match="not finite"):
+        Top(count=1)(Scores(TIED / 0, 1), None, (3, 4))
