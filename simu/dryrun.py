@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from simu.config import RunConfig
 from simu.data.batching import Encoded, collate
 from simu.models.anatomy import Anatomy, anatomy
-from simu.types import Example, Splits, Template
+from simu.types import Example, Splits, Template, called
 
 GIB = 2**30
 CHARACTERS_A_TOKEN = 4.0
@@ -21,7 +23,8 @@ CHAT = Template(prompt="." * 120 + "{prompt}", separator="")
 def describe(cfg: RunConfig, splits: Splits) -> str:
     """Rows, neurons, what trains, bytes of its state, and the attribution's bytes and FLOPs by stage."""
     model = cfg.model.skeleton(cfg.data.name, cfg.precision.dtype)
-    parts = anatomy(model)
+    parts, unit = anatomy(model), cfg.attribution.unit
+    neurons = math.prod(parts.shape(unit))
     total = sum(p.numel() for p in model.parameters())
     steps = cfg.training.steps(len(splits.forget))
     lines = [
@@ -30,7 +33,7 @@ def describe(cfg: RunConfig, splits: Splits) -> str:
         + ", ".join(f"{name} {len(rows)}" for name, rows in splits.evaluation.items()),
         f"  target       {target_line(cfg, splits)}",
         f"  model        {total / 1e9:.3f} G parameters, {weight_bytes(model) / GIB:.2f} GiB as "
-        f"{cfg.precision.weights}, {parts.n_neurons} neurons ({parts.n_layers} layers x {parts.d_model})",
+        f"{cfg.precision.weights}, {neurons} {called(unit)} ({parts.n_layers} layers x {parts.units(unit)})",
         f"  training     {steps} steps of {cfg.training.batch_size} forget rows",
         *training_lines(cfg, parts, total),
     ]
@@ -63,9 +66,12 @@ def training_lines(cfg: RunConfig, parts: Anatomy, total: int) -> list[str]:
     if not cfg.selection.reads_mask:
         return [state_line("every parameter", total, cfg)]
     attention = sum(p.numel() for layer in parts.attention for _, module in layer for p in module.parameters())
-    width = sum(p.numel() for module in parts.down_projections for p in module.parameters()) // parts.n_neurons
+    unit = cfg.attribution.unit
+    what, neurons = {"row": "rows", "hidden": "columns"}[unit], math.prod(parts.shape(unit))
+    tensors = (p for module in parts.down_projections for p in module.parameters())
+    width = sum(p.numel() for p in tensors if unit == "row" or p.ndim > 1) // neurons  # a bias is no column's
     return [
-        state_line(f"attention and {share:.0%} of rows", attention + round(share * parts.n_neurons) * width, cfg)
+        state_line(f"attention and {share:.0%} of {what}", attention + round(share * neurons) * width, cfg)
         for share in (0.0, 0.05, 1.0)
     ]
 

@@ -62,7 +62,7 @@ PATH = Located()
 class AtMost:
     """A whole number that a size of the model limits, which is known before its weights are loaded."""
 
-    size: Literal["last layer", "width", "number of neurons"]
+    size: Literal["last layer", "width", "number of neurons", "number of neurons a layer"]
 
 
 def between(low: float, high: float) -> Interval:

@@ -100,7 +100,9 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
     if "mask" in needed and cfg.selection.reads_mask:
         chosen = masked(cfg, context, scores).load()
     if "mask" in asked and chosen is not None:
-        results.save_mask(chosen, {side: artifact.load() for side, artifact in scores.items()}, cfg.mask)
+        results.save_mask(
+            chosen, {side: artifact.load() for side, artifact in scores.items()}, cfg.mask, cfg.attribution.unit
+        )
     unlearned = taught
     if "unlearning" in needed and trains:
         unlearned = unlearning_of(cfg, splits, setup, context, taught, chosen)
@@ -176,7 +178,8 @@ def masked(cfg: RunConfig, context: Context, scores: Mapping[str, Artifact[Score
         mask=cfg.mask,
         forget=scores.get("forget"),
         retain=scores.get("retain"),
-        shape=(parts.n_layers, parts.d_model),
+        unit=cfg.attribution.unit,
+        shape=parts.shape(cfg.attribution.unit),
     )
     return do(mask, inputs, context, "mask")
 
@@ -193,6 +196,7 @@ def unlearning_of(
     inputs = unlearning.Inputs(
         target=taught,
         mask=chosen,
+        unit=cfg.attribution.unit if cfg.selection.reads_mask else "row",
         objective=cfg.objective,
         optimizer=cfg.optimizer,
         selection=cfg.selection,
@@ -281,7 +285,13 @@ def check_sizes(cfg: RunConfig) -> None:
     if not (found := list(limits(cfg))):
         return
     parts = anatomy(cfg.model.skeleton(cfg.data.name, cfg.precision.dtype))
-    sizes = {"last layer": parts.n_layers - 1, "width": parts.d_model, "number of neurons": parts.n_neurons}
+    units = parts.units(cfg.attribution.unit)
+    sizes = {
+        "last layer": parts.n_layers - 1,
+        "width": parts.d_model,
+        "number of neurons": parts.n_layers * units,
+        "number of neurons a layer": units,
+    }
     for key, number, most in found:
         if number > (size := sizes[most.size]):
             raise UserError(f"{key}={number}: allowed is x ≤ {size}, the {most.size} of {cfg.model.name}")

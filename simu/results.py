@@ -19,7 +19,7 @@ from simu.slots import Attribution, Mask, WithThreshold
 from simu.stages.artifact import Artifact
 from simu.stages.unlearning import LOG, WARNINGS, send
 from simu.store.files import read_json_lines, replacing, write_json, write_json_lines, write_tensors
-from simu.types import Evaluation, NeuronMask, Scores
+from simu.types import Evaluation, NeuronMask, NeuronUnit, Scores, called
 
 log = logging.getLogger("simu")
 INCOMPLETE = 0.1
@@ -58,25 +58,28 @@ class Results:
                 log.info("%-24s off by %s", f"completeness ({side})", by_layer(off))
                 self.warn(incomplete(off, side, attribution))
         if scores and self.main:
-            write_tensors(self.folder / "attribution.safetensors", {side: s.values for side, s in scores.items()})
+            values = {side: found.values for side, found in scores.items()}
+            write_tensors(self.folder / "attribution.safetensors", values, {"unit": attribution.unit})
             for side, found in scores.items():
                 self.tracker.heatmap(f"attribution/{side}", found.values)
 
-    def save_mask(self, mask: NeuronMask, scores: Mapping[str, Scores], component: Mask) -> None:
+    def save_mask(
+        self, mask: NeuronMask, scores: Mapping[str, Scores], component: Mask, unit: NeuronUnit = "row"
+    ) -> None:
         """mask.safetensors, mask_report.json, and a line on the terminal."""
         chosen = (mask > 0).sum(dim=1).tolist()
-        self.noted["mask"] = {"total": mask.numel(), "selected": sum(chosen), "per_layer": chosen}
+        self.noted["mask"] = {"unit": unit, "total": mask.numel(), "selected": sum(chosen), "per_layer": chosen}
         name, share = type(component).__name__.lower(), 100 * sum(chosen) / mask.numel()
-        log.info("%-24s %s: %d of %d neurons (%.1f %%)", "", name, sum(chosen), mask.numel(), share)
+        log.info("%-24s %s: %d of %d %s (%.1f %%)", "", name, sum(chosen), mask.numel(), called(unit), share)
         log.info("%-24s by layer %s", "", brief(chosen))
         if self.main:
-            write_tensors(self.folder / "mask.safetensors", {"mask": mask})
+            write_tensors(self.folder / "mask.safetensors", {"mask": mask}, {"unit": unit})
             values = {side: found.values for side, found in scores.items()}
             t = component.t if isinstance(component, WithThreshold) else None
             critical = {f"critical_{side}": critical_neurons(v, t) for side, v in values.items() if t is not None}
             samples = {side: found.n_samples for side, found in scores.items()}
             off = {side: found.completeness for side, found in scores.items()}
-            report = mask_report({"mask": mask, **critical}, values, samples, off)
+            report = mask_report({"mask": mask, **critical}, values, samples, off, unit)
             write_json(self.folder / "mask_report.json", report)
             self.tracker.heatmap("mask", mask)
 

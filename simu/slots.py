@@ -9,7 +9,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from simu.types import Batch, Evaluation, Layout, Loss, NeuronMask, NeuronScores, Scores, Splits, Subject, Template
+from simu.types import (
+    Batch,
+    Evaluation,
+    Layout,
+    Loss,
+    NeuronMask,
+    NeuronScores,
+    NeuronUnit,
+    Scores,
+    Splits,
+    Subject,
+    Template,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +101,11 @@ class Attribution(Protocol):
 
     @property
     def m(self) -> int: ...
+    @property
+    def unit(self) -> NeuronUnit:
+        """What is scored, and hence what masks are of and selections train."""
+        ...
+
     @property
     def batch_size(self) -> int: ...
     @property
@@ -191,7 +208,9 @@ class Selection(Protocol):
 
     reads_mask: ClassVar[bool]
 
-    def __call__(self, model: nn.Module, mask: NeuronMask | None = None, *, master: bool = True) -> Any: ...
+    def __call__(
+        self, model: nn.Module, mask: NeuronMask | None = None, *, unit: NeuronUnit = "row", master: bool = True
+    ) -> Any: ...
 
 
 class Training(Protocol):

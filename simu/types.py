@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # the label of a token that is not scored, as torch.nn.functional.cross_entropy has it
 
+NeuronUnit: TypeAlias = Literal["row", "hidden"]
+"""What a neuron is: `row` k of the layer's MLP down-projection (an output channel, D of them), or a `hidden` neuron
+(F of them): what the down-projection reads, and its column k."""
 NeuronScores: TypeAlias = "Tensor"
-"""Attribution of each neuron: float32 [L, D]. Neuron (l, k) is row k of layer l's MLP down-projection."""
+"""Attribution of each neuron: float32 [L, units], units D or F (`NeuronUnit`)."""
 NeuronMask: TypeAlias = "Tensor"
-"""Which neurons train: bool [L, D], or float [L, D] in [0, 1] for a soft mask (scales a row's update)."""
+"""Which neurons train: bool [L, units], or float [L, units] in [0, 1] for a soft mask (scales a neuron's update)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class Scores:
     """Next-token samples |D| that were summed (not rows: answers differ in length)."""
     completeness: Tensor | None = None
     """float64 [L]: how far each layer's scores are from what they should add up to, relative; None: not defined."""
+    unit: NeuronUnit = "row"
+
+
+def called(unit: NeuronUnit) -> str:
+    """What neurons are called on a terminal."""
+    return "neurons" if unit == "row" else "hidden neurons"
 
 
 class UserError(ValueError):

@@ -78,7 +78,19 @@ def loss_of(model, seed: int) -> torch.Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), ids(seed)[:, 1:].flatten())
 
 
-def weight_masks(model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+def hidden_mask_of(model) -> torch.Tensor:
+    """As `mask_of`, of hidden neurons."""
+    mask = torch.zeros(3, 24, dtype=torch.bool)
+    mask[0, [2, 9, 23]] = True
+    mask[2] = True
+    mask[2, [0, 17]] = False
+    return mask
+
+
+MASKS = {"row": mask_of, "hidden": hidden_mask_of}
+
+
+def weight_masks(model, mask: torch.Tensor, unit: str = "row") -> dict[str, torch.Tensor]:
     """What trains, as a weight (0 to 1) for every coordinate of every parameter: written from Eq. 5-7."""
     weights = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
     parts = anatomy(model)
@@ -88,18 +100,19 @@ def weight_masks(model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
                 weights[f"{name}.{attribute}"].fill_(1.0)
     for name, module, row in zip(parts.down_names, parts.down_projections, mask.double(), strict=True):
         weight = weights[f"{name}.weight"]
-        weight.copy_(row.expand_as(weight) if isinstance(module, Conv1D) else row[:, None].expand_as(weight))
-        if module.bias is not None:
+        stored_by_row = isinstance(module, Conv1D) == (unit == "hidden")
+        weight.copy_(row[:, None].expand_as(weight) if stored_by_row else row.expand_as(weight))
+        if module.bias is not None and unit == "row":
             weights[f"{name}.bias"].copy_(row)
     return weights
 
 
-def dense_sophia(model, mask, steps: int, lr: float, clip: float = 1.0) -> dict[str, torch.Tensor]:
+def dense_sophia(model, mask, steps: int, lr: float, clip: float = 1.0, unit: str = "row") -> dict[str, torch.Tensor]:
     """Eq. 3–7 on the whole model, in place: everything masked, nothing compact. Moments in float64.
 
     NaN where a gradient is but rounding (biases of keys that no rotation reaches: softmax does not see them).
     """
-    weights = weight_masks(model, mask)
+    weights = weight_masks(model, mask, unit)
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
     rounding = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in weights.items()}
     for step in range(steps):

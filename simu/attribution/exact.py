@@ -1,8 +1,9 @@
-"""Integrated gradients of every down-projection output channel, exactly (arXiv 2510.07822, Eq. 1-2).
+"""Integrated gradients of every neuron, exactly (arXiv 2510.07822, Eq. 1-2).
 
     Att(l, k) = (1/m) Σ_j Σ_i β_{l,i}^k · ∂L_i(a_j) / ∂a_j^k          a_j = (j/m) · β_{l,i}
 
-Sample i is one scored token; β_{l,i} is layer l's down-projection output where that token is predicted.
+Sample i is one scored token; β_{l,i} is layer l's down-projection output where that token is predicted; or, for hidden
+neurons, what the down-projection reads there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from simu.data.batches import Tokens
 from simu.progress import track
 from simu.stop import held
 from simu.store.partial import Partial, fingerprint
-from simu.types import NeuronScores
+from simu.types import NeuronScores, NeuronUnit
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def neuron_attribution(  # type: ignore[misc]  # the overloads leave the setting
     batches: Batches,
     *,
     m: int = 5,
+    unit: NeuronUnit = "row",
     objective: Objective = "log_prob",
     position: Position = "next_token",
     layers: Layers = "single",
@@ -61,11 +63,14 @@ def neuron_attribution(  # type: ignore[misc]  # the overloads leave the setting
     dtype: torch.dtype = torch.float32,
     return_completeness: bool = False,
 ) -> NeuronScores | tuple[NeuronScores, Tensor | None]:
-    """Attribution of each neuron, summed over samples: [L, D] of `dtype`, or [G, L, D] with `groups`; on the CPU.
+    """Attribution of each neuron, summed over samples: [L, units] of `dtype`, or [G, L, units] with `groups`; on the
+    CPU. There are D units a layer, or F hidden ones.
 
     model: a Hugging Face causal decoder (see `simu.models.anatomy`), any floating type; left as it was.
     batches: dicts of LongTensors [B, T], right-padded: input_ids, attention_mask, labels (-100 where not scored).
-    m: path points. objective: L_i = log P(y), -log P(y) or P(y) of the scored token y.
+    m: path points. unit: `row` replaces the down-projection's output, whose channels are scored, `hidden` what it
+        reads, the activation of the d_ff hidden neurons.
+    objective: L_i = log P(y), -log P(y) or P(y) of the scored token y.
     position: `next_token` replaces the vector where the token is predicted, for each sample by itself (exact);
         `sequence` scales it at all predicting positions of one teacher-forced pass.
     layers: one layer's vector at a time, or all layers' together.
@@ -95,6 +100,7 @@ def neuron_attribution(  # type: ignore[misc]  # the overloads leave the setting
         model,
         scored,
         m=m,
+        unit=unit,
         position=position,
         layers=layers,
         path=path,
@@ -105,6 +111,7 @@ def neuron_attribution(  # type: ignore[misc]  # the overloads leave the setting
     log.info("%s", cut)
     settings = {
         "m": m,
+        "unit": unit,
         "objective": objective,
         "position": position,
         "layers": layers,
@@ -115,8 +122,8 @@ def neuron_attribution(  # type: ignore[misc]  # the overloads leave the setting
     }
     digest = fingerprint(model, scored, settings) if checkpoint is not None else ""
     with undisturbed(model), torch.enable_grad():
-        engine = Engine(model, recompute=cut.recompute, logits_rows=cut.logits_rows)
-        shape = (groups or 1, engine.parts.n_layers, engine.parts.d_model + 1)
+        engine = Engine(model, unit=unit, recompute=cut.recompute, logits_rows=cut.logits_rows)
+        shape = (groups or 1, engine.parts.n_layers, engine.parts.units(unit) + 1)
         kept = Partial(checkpoint, digest, shape, torch.float64)
         sums = _Sums(engine, cut, kept, scored, fractions, weights, objective, position, layers == "all", reduction)
         for _ in track(sums, "attribution", total=cut.passes, unit="pass"):
@@ -131,7 +138,7 @@ def completeness(sums: Tensor, together: bool = False) -> Tensor:
     """|Σ_k Att(l, k) − Σ_i [L_i(β) − L_i(0)]| / |Σ_i [L_i(β) − L_i(0)]| of each layer: float64 [L], 0 where the path
     integral has converged (captum's convergence delta, relative). With `together` one figure for all layers, repeated.
 
-    sums: float64 [L, D + 1], scores and, last, Σ_i [L_i(β) − L_i(0)].
+    sums: float64 [L, units + 1], scores and, last, Σ_i [L_i(β) − L_i(0)].
     """
     scored, gain = sums[:, :-1].sum(1), sums[:, -1]
     if together:
@@ -201,8 +208,7 @@ class _Sums:
             fractions, weights = ([x[p] for p in one.points] for x in (self.fractions, self.weights))
             grads = self.engine.gradients(clean, one.layers, fractions, weights, self.objective, self.together)
         for layer, gradient in zip(one.layers, grads, strict=True):
-            beta = clean.beta[layer]
-            att = beta.to(precise(beta.dtype)) * gradient / len(self.fractions)
+            att = self.engine.scores(clean, layer, gradient) / len(self.fractions)
             if self.reduction == "absolute":
                 pending[layer] = pending[layer] + att  # |Σ_j|, not Σ_j |·|: wait for the other path points
             else:
@@ -223,6 +229,6 @@ class _Sums:
         self.kept.save(done, force=done == end)
 
     def _add(self, layer: int, att: Tensor, where: Layout, group: Tensor) -> None:
-        """Sum [B, N, D] over samples into the rows' groups."""
+        """Sum [B, N, units] over samples into the rows' groups."""
         by_row = att.masked_fill(~where.scored[:, :, None], 0).sum(1, dtype=precise(att.dtype)).cpu().double()
         self.kept.sums[:, layer, :-1].index_add_(0, group.cpu(), by_row)

@@ -14,13 +14,13 @@ from simu.attribution.integrated import Integrated
 from simu.attribution.samples import Batches
 from simu.data.batches import Tokens
 from simu.fields import KNOB, GiB, between, component
-from simu.types import NeuronScores
+from simu.types import NeuronScores, NeuronUnit
 
 
 @component
 class Gradient:
-    """Σ_i β_i · ∂L_i/∂β_i: the path integral cut to its end point. One backward pass gives every layer, exactly, since
-    there the vector is the clean one whatever the layer."""
+    """Σ_i β_i · ∂L_i/∂β_i, or for hidden neurons Σ_i h_i · ∂L_i/∂h_i: the path integral cut to its end point. One
+    backward pass gives every layer, exactly, since there the vector is the clean one whatever the layer."""
 
     additive: ClassVar[bool] = True
     reads_other: ClassVar[bool] = False
@@ -30,6 +30,8 @@ class Gradient:
     """Rows of a micro-batch as the caller gives them. Changes scores by rounding alone."""
     max_memory: GiB | None = None
     """For everything; None: what `simu.attribution.plan` says. Changes scores by rounding alone."""
+    unit: NeuronUnit = "row"
+    """What is scored: rows of the down-projection, or hidden neurons, its columns."""
     objective: Objective = "log_prob"
     position: Position = "next_token"
     reduction: Reduction = "signed"
@@ -44,10 +46,11 @@ class Gradient:
         groups: int | None = None,
         checkpoint: str | Path | None = None,
     ) -> NeuronScores:
-        """Sums over samples: float32 [L, D], or [G, L, D] with `groups`."""
+        """Sums over samples: float32 [L, units], or [G, L, units] with `groups`."""
         end_point = Integrated(
             m=1,
             path="right",
+            unit=self.unit,
             objective=self.objective,
             position=self.position,
             reduction=self.reduction,

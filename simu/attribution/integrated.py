@@ -16,7 +16,7 @@ from simu.attribution.path import PathRule
 from simu.attribution.samples import Batches, scored_batches
 from simu.data.batches import Tokens
 from simu.fields import GiB, between, component
-from simu.types import NeuronScores
+from simu.types import NeuronScores, NeuronUnit
 
 
 @component
@@ -27,6 +27,8 @@ class Integrated:
     reads_other: ClassVar[bool] = False
     m: Annotated[int, between(1, 4096)] = 5
     """Path points."""
+    unit: NeuronUnit = "row"
+    """What is scored: rows of the down-projection, or hidden neurons, its columns."""
     objective: Objective = "log_prob"
     position: Position = "next_token"
     layers: Layers = "single"
@@ -49,7 +51,7 @@ class Integrated:
         groups: int | None = None,
         checkpoint: str | Path | None = None,
     ) -> NeuronScores:
-        """Sums over samples: float32 [L, D], or [G, L, D] with `groups`."""
+        """Sums over samples: float32 [L, units], or [G, L, units] with `groups`."""
         return self.with_completeness(model, batches, groups=groups, checkpoint=checkpoint)[0]
 
     def with_completeness(
@@ -60,6 +62,7 @@ class Integrated:
             model,
             batches,
             m=self.m,
+            unit=self.unit,
             objective=self.objective,
             position=self.position,
             layers=self.layers,
@@ -81,6 +84,7 @@ class Integrated:
             model,
             scored_batches(batches, self.tokens),
             m=self.m,
+            unit=self.unit,
             position=self.position,
             layers=self.layers,
             path=self.path,

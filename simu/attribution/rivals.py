@@ -1,5 +1,5 @@
 """Other localisations, on the same units, so that any mask takes them and counts can be equal. Unit k of a layer is row
-k of its MLP down-projection.
+k of its MLP down-projection or, with `unit=hidden`, column k: what hidden neuron k writes.
 
 g is the gradient of the summed token CE over the rows that are scored, g' that over the rows of the other side (the
 retain sample for the forget rows, and the other way round), W[k] the unit's weights; its bias is not read. Scores but
@@ -7,7 +7,7 @@ those of `random` are of one pass over the rows, before any training: no source'
 add up over rows, so there are no groups; and a pass is quick beside the attribution's, so none keeps a checkpoint: one
 that was killed starts anew and gives the same.
 
-Layers L, D d_model, F d_ff.
+Layers L, U units of K weights each: D of F, or F of D hidden ones.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from simu.attribution.samples import Batches, require_against, require_no_groups
-from simu.attribution.weight_gradients import down_rows, fisher_information, summed_gradients
+from simu.attribution.weight_gradients import fisher_information, summed_gradients, unit_weights
 from simu.data.batches import Tokens
 from simu.fields import KNOB, Positive, Seed, between, component, narrow
 from simu.models.anatomy import anatomy
-from simu.types import NeuronScores
+from simu.types import NeuronScores, NeuronUnit
 
 Side = Batches | None
 Split = int | None
@@ -36,27 +36,27 @@ Rows = Annotated[int, between(1, 65536)]
 
 
 def grad_norm(gradient: Tensor) -> Tensor:
-    """‖g[k]‖₂: [D, F] → [D]."""
+    """‖g[k]‖₂: [U, K] → [U]."""
     return gradient.norm(dim=1)
 
 
 def snip(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Σ_j |g[k, j]·W[k, j]|: [D, F] each → [D]."""
+    """Σ_j |g[k, j]·W[k, j]|: [U, K] each → [U]."""
     return (gradient * weight).abs_().sum(dim=1)
 
 
 def wagle(gradient: Tensor, against: Tensor, weight: Tensor, mu: float) -> Tensor:
-    """Σ_j |(W[k, j] − g'[k, j]/μ)·g[k, j]|: [D, F] each → [D]."""
+    """Σ_j |(W[k, j] − g'[k, j]/μ)·g[k, j]|: [U, K] each → [U]."""
     return (weight - against / mu).mul_(gradient).abs_().sum(dim=1)
 
 
 def fisher_ratio(fisher: Tensor, against: Tensor, eps: float) -> Tensor:
-    """Σ_j F[k, j] / (ε + F'[k, j]): [D, F] each → [D]."""
+    """Σ_j F[k, j] / (ε + F'[k, j]): [U, K] each → [U]."""
     return (fisher / (eps + against)).sum(dim=1)
 
 
 def memflex(gradient: Tensor, against: Tensor, threshold: float) -> Tensor:
-    """mean_j |g[k, j]| where cos(g[k], g'[k]) < threshold, else 0: [D, F] each → [D]. A vector of zeros is at right
+    """mean_j |g[k, j]| where cos(g[k], g'[k]) < threshold, else 0: [U, K] each → [U]. A vector of zeros is at right
     angles to any other."""
     sizes = gradient.norm(dim=1).double() * against.norm(dim=1).double()
     cosine = torch.where(sizes > 0, (gradient * against).sum(dim=1).double() / sizes, 0.0)
@@ -64,7 +64,7 @@ def memflex(gradient: Tensor, against: Tensor, threshold: float) -> Tensor:
 
 
 def of_layers(score: Callable[..., Tensor], *layers: Sequence[Tensor]) -> NeuronScores:
-    """`score` of each layer's tensors: float32 [L, D] on the CPU."""
+    """`score` of each layer's tensors: float32 [L, U] on the CPU."""
     return torch.stack([score(*tensors).float().cpu() for tensors in zip(*layers, strict=True)])
 
 
@@ -79,6 +79,7 @@ class GradNorm:
     additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
     m: NotRead = 1
+    unit: NeuronUnit = "row"
     tokens: Tokens = "answer"
     batch_size: Rows = 16
     """Rows of a micro-batch as the caller gives them. Changes scores by rounding alone, here and below."""
@@ -86,9 +87,9 @@ class GradNorm:
     def __call__(
         self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
     ) -> NeuronScores:
-        """float32 [L, D]; `against` and `checkpoint` are not read. Raises UserError for groups."""
+        """float32 [L, U]; `against` and `checkpoint` are not read. Raises UserError for groups."""
         require_no_groups(groups, "grad_norm")
-        return of_layers(grad_norm, summed_gradients(model, batches, self.tokens))
+        return of_layers(grad_norm, summed_gradients(model, batches, self.tokens, self.unit))
 
 
 @component
@@ -101,6 +102,7 @@ class Snip:
     additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
     m: NotRead = 1
+    unit: NeuronUnit = "row"
     tokens: Tokens = "answer"
     batch_size: Rows = 16
 
@@ -109,7 +111,7 @@ class Snip:
     ) -> NeuronScores:
         """As `GradNorm`."""
         require_no_groups(groups, "snip")
-        return of_layers(snip, summed_gradients(model, batches, self.tokens), down_rows(model))
+        return of_layers(snip, summed_gradients(model, batches, self.tokens, self.unit), unit_weights(model, self.unit))
 
 
 @component
@@ -123,6 +125,7 @@ class Wagle:
     additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = True
     m: NotRead = 1
+    unit: NeuronUnit = "row"
     mu: Positive = 1e-6
     """μ, the assumed curvature of the retain loss: the smaller, the more g' counts beside W."""
     tokens: Tokens = "answer"
@@ -131,11 +134,11 @@ class Wagle:
     def __call__(
         self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
     ) -> NeuronScores:
-        """float32 [L, D]; `checkpoint` is not read. Raises UserError for groups, and without `against`."""
+        """float32 [L, U]; `checkpoint` is not read. Raises UserError for groups, and without `against`."""
         require_no_groups(groups, "wagle")
         sides = (require_against(against, "wagle"), batches)
-        other, own = (summed_gradients(model, side, self.tokens) for side in sides)
-        return of_layers(lambda g, r, w: wagle(g, r, w, self.mu), own, other, down_rows(model))
+        other, own = (summed_gradients(model, side, self.tokens, self.unit) for side in sides)
+        return of_layers(lambda g, r, w: wagle(g, r, w, self.mu), own, other, unit_weights(model, self.unit))
 
 
 @component
@@ -149,6 +152,7 @@ class FisherRatio:
     additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = True
     m: NotRead = 1
+    unit: NeuronUnit = "row"
     eps: Positive = 1e-5
     """ε, added to F'."""
     tokens: Tokens = "answer"
@@ -161,7 +165,7 @@ class FisherRatio:
         """As `Wagle`."""
         require_no_groups(groups, "fisher_ratio")
         sides = (require_against(against, "fisher_ratio"), batches)
-        other, own = (fisher_information(model, side, self.tokens) for side in sides)
+        other, own = (fisher_information(model, side, self.tokens, self.unit) for side in sides)
         return of_layers(lambda f, r: fisher_ratio(f, r, self.eps), own, other)
 
 
@@ -176,6 +180,7 @@ class MemFlex:
     additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = True
     m: NotRead = 1
+    unit: NeuronUnit = "row"
     threshold: Annotated[float, between(-1, 1)] = 0.92
     """Cosine from which on a unit counts as the other side's."""
     tokens: Tokens = "answer"
@@ -187,7 +192,7 @@ class MemFlex:
         """As `Wagle`."""
         require_no_groups(groups, "memflex")
         sides = (require_against(against, "memflex"), batches)
-        other, own = (summed_gradients(model, side, self.tokens) for side in sides)
+        other, own = (summed_gradients(model, side, self.tokens, self.unit) for side in sides)
         return of_layers(lambda g, r: memflex(g, r, self.threshold), own, other)
 
 
@@ -199,6 +204,7 @@ class RandomScores:
     additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
     m: NotRead = 1
+    unit: NeuronUnit = "row"
     seed: Seed = 0
     """Of the draw."""
     tokens: Tokens = "answer"
@@ -209,8 +215,8 @@ class RandomScores:
     def __call__(
         self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
     ) -> NeuronScores:
-        """float32 [L, D]; of the model the sizes alone are read. Raises UserError for groups."""
+        """float32 [L, U]; of the model the sizes alone are read. Raises UserError for groups."""
         require_no_groups(groups, "random")
         parts = anatomy(model)
         generator = torch.Generator().manual_seed(narrow(self.seed))
-        return torch.rand(parts.n_layers, parts.d_model, generator=generator).clamp_(min=2.0**-25)  # never 0
+        return torch.rand(parts.shape(self.unit), generator=generator).clamp_(min=2.0**-25)  # never 0

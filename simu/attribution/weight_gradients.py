@@ -1,7 +1,10 @@
 """Gradients of the down-projections' weights alone, added up as backward passes make them.
 
 No other weight has a gradient, and what a pass gives for a weight is gone once it is added: beside the sums there is
-one layer's gradient at a time. Sums are float32 for models below that. Layers L, D d_model, F d_ff.
+one layer's gradient at a time. Sums are float32 for models below that.
+
+All come with a neuron a row: L × [U, K], of D rows the F weights each reads by, of F hidden neurons the D it writes by.
+Layers L, D d_model, F d_ff.
 """
 
 from __future__ import annotations
@@ -17,30 +20,31 @@ from simu.attribution.engine.capture import precise, undisturbed
 from simu.attribution.samples import Batches, count_samples, scored_batches
 from simu.data.batches import Tokens
 from simu.losses.logprobs import token_log_probs
-from simu.models.anatomy import anatomy, is_conv1d
+from simu.models.anatomy import anatomy, by_unit
 from simu.models.forward import device_of
 from simu.progress import track
+from simu.types import NeuronUnit
 
 Add = Callable[[Tensor, Tensor, int], object]
 """(sum, a pass's gradient, its scored tokens): adds the one to the other."""
 
 
-def down_rows(model: nn.Module) -> list[Tensor]:
-    """L × [D, F] views of the down-projections' weights, a unit a row; GPT-2's Conv1D keeps it as a column."""
-    return [_by_row(module, module.weight.detach()) for module in anatomy(model).down_projections]  # type: ignore[operator]
+def unit_weights(model: nn.Module, unit: NeuronUnit) -> list[Tensor]:
+    """L × [U, K] views of the down-projections' weights, a neuron a row."""
+    return [by_unit(module, module.weight.detach(), unit) for module in anatomy(model).down_projections]  # type: ignore[operator]
 
 
-def summed_gradients(model: nn.Module, batches: Batches, tokens: Tokens) -> list[Tensor]:
-    """∂(Σ CE)/∂W over all scored tokens, CE in nats: L × [D, F], a unit a row, on the model's device.
+def summed_gradients(model: nn.Module, batches: Batches, tokens: Tokens, unit: NeuronUnit = "row") -> list[Tensor]:
+    """∂(Σ CE)/∂W over all scored tokens, CE in nats: L × [U, K], a neuron a row, on the model's device.
 
     The model is left as it was. Raises UserError for rows padded on the left and for a model whose parts are not known.
     """
     scored = scored_batches(batches, tokens)
-    return _accumulated(model, scored, lambda total, gradient, _: total.add_(gradient), mean=False)
+    return _accumulated(model, scored, lambda total, gradient, _: total.add_(gradient), unit, mean=False)
 
 
-def fisher_information(model: nn.Module, batches: Batches, tokens: Tokens) -> list[Tensor]:
-    """F = Σ n·(∂CE/∂W)² / Σ n over rows, CE the mean over the n scored tokens of a row: L × [D, F], a unit a row.
+def fisher_information(model: nn.Module, batches: Batches, tokens: Tokens, unit: NeuronUnit = "row") -> list[Tensor]:
+    """F = Σ n·(∂CE/∂W)² / Σ n over rows, CE the mean over the n scored tokens of a row: L × [U, K], a neuron a row.
 
     Each row has a backward pass of its own, without padding, so it does not matter how rows are batched. A row that
     scores nothing weighs nothing; F is 0 where none scores anything. Raises as `summed_gradients`.
@@ -51,7 +55,7 @@ def fisher_information(model: nn.Module, batches: Batches, tokens: Tokens) -> li
 
     rows = list(single_rows(scored_batches(batches, tokens)))
     scored = max(1, count_samples(rows))
-    return [total.div_(scored) for total in _accumulated(model, rows, add, mean=True)]
+    return [total.div_(scored) for total in _accumulated(model, rows, add, unit, mean=True)]
 
 
 def single_rows(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
@@ -61,8 +65,10 @@ def single_rows(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[dict[str, T
             yield {name: batch[name][row : row + 1, :length] for name in ("input_ids", "attention_mask", "labels")}
 
 
-def _accumulated(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], add: Add, mean: bool) -> list[Tensor]:
-    """What `add` makes of the gradients of each batch's summed (or `mean`) CE: L × [D, F]."""
+def _accumulated(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], add: Add, unit: NeuronUnit, mean: bool
+) -> list[Tensor]:
+    """What `add` makes of the gradients of each batch's summed (or `mean`) CE: L × [U, K]."""
     modules, device = anatomy(model).down_projections, device_of(model)
     weights: list[nn.Parameter] = [module.weight for module in modules]  # type: ignore[misc]
     sums = [torch.zeros_like(w, dtype=precise(w.dtype), requires_grad=False) for w in weights]
@@ -77,7 +83,7 @@ def _accumulated(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], add:
             log_probs, _ = token_log_probs(model, moved)
             if n := len(log_probs):
                 (-log_probs.mean() if mean else -log_probs.sum()).backward()
-    return [_by_row(module, total) for module, total in zip(modules, sums, strict=True)]
+    return [by_unit(module, total, unit) for module, total in zip(modules, sums, strict=True)]
 
 
 @contextmanager
@@ -107,7 +113,3 @@ def handing_over(weights: Sequence[nn.Parameter], take: Callable[[int, Tensor], 
             handle.remove()
         for weight, gradient in zip(weights, before, strict=True):
             weight.grad = gradient
-
-
-def _by_row(module: nn.Module, weight: Tensor) -> Tensor:
-    return weight.t() if is_conv1d(module) else weight

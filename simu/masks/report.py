@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from simu.types import NeuronMask, NeuronScores, UserError
+from simu.types import NeuronMask, NeuronScores, NeuronUnit, UserError
 
 
 def mask_report(
@@ -18,9 +18,11 @@ def mask_report(
     scores: Mapping[str, NeuronScores] | None = None,
     samples: Mapping[str, int] | None = None,
     completeness: Mapping[str, Tensor | None] | None = None,
+    unit: NeuronUnit = "row",
 ) -> dict[str, object]:
     """A JSON-able dict on named masks and named scores, all [L, units] (a soft neuron counts where its weight is > 0).
 
+    unit: as given, what a neuron is: `row` of the down-projection, or `hidden`, its column.
     masks[name]: selected, total, fraction, weight (Σ of weights), per_layer counts.
     pairs["a & b"]: overlap (|a ∩ b|), jaccard (|a ∩ b| / |a ∪ b|; 1 for two empty masks), per_layer overlap.
     spearman["a & b"]: rank correlation over all neurons, and mean over layers; null where a side is constant.
@@ -33,6 +35,7 @@ def mask_report(
     if len(shapes) > 1:
         raise UserError(f"mask_report: shapes {sorted(shapes)} differ; allowed is one [layers, units]")
     return {
+        "unit": unit,
         "masks": {name: _counts(mask) for name, mask in masks.items()},
         "pairs": {f"{a} & {b}": _overlap(masks[a], masks[b]) for a, b in combinations(masks, 2)},
         "spearman": {f"{a} & {b}": _agreement(scores[a], scores[b]) for a, b in combinations(scores, 2)},

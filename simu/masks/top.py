@@ -52,7 +52,7 @@ class Top:
 
     def limits(self) -> Iterator[tuple[str, AtMost]]:
         if self.count is not None:
-            yield "count", AtMost("width" if self.within == "layer" else "number of neurons")
+            yield "count", AtMost("number of neurons a layer" if self.within == "layer" else "number of neurons")
 
     def __call__(self, forget: Scores | None, retain: Scores | None, shape: tuple[int, int]) -> NeuronMask:
         """BoolTensor [L, units]; `retain` is not read."""

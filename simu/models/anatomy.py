@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from simu.types import UserError
+from simu.types import NeuronUnit, UserError
 
 BLOCK_LISTS = ("layers", "h")
 ATTENTION = ("self_attn", "attention", "attn")
@@ -61,13 +61,39 @@ class Anatomy:
 
     @property
     def n_neurons(self) -> int:
-        """L · D: LLaMA2-7B 131072, OLMo-1B 32768 (paper, Table 5)."""
+        """L · D, of rows: LLaMA2-7B 131072, OLMo-1B 32768 (paper, Table 5)."""
         return self.n_layers * self.d_model
+
+    def units(self, unit: NeuronUnit) -> int:
+        """Neurons a layer: rows of the down-projection, D, or its columns, F. Raises UserError for F that differ."""
+        if unit == "row":
+            return self.d_model
+        found = sorted({_inputs(module) for module in self.down_projections})
+        if len(found) != 1:
+            raise UserError(
+                f"attribution.unit=hidden: the layers' MLPs have {found[0]} to {found[-1]} hidden neurons; allowed is "
+                "one number for all layers, or row"
+            )
+        return found[0]
+
+    def shape(self, unit: NeuronUnit) -> tuple[int, int]:
+        """(L, units): of scores and masks."""
+        return self.n_layers, self.units(unit)
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """GPT-2's Conv1D keeps its weight transposed ([in, out]): neuron k is column k there."""
+    """GPT-2's Conv1D keeps its weight transposed ([in, out]): row k is column k there."""
     return isinstance(module, Conv1D)
+
+
+def unit_dim(module: nn.Module, unit: NeuronUnit) -> int:
+    """The dimension of a down-projection's weight, as it is stored, along which the neurons lie."""
+    return int((unit == "hidden") != is_conv1d(module))
+
+
+def by_unit(module: nn.Module, weight: Tensor, unit: NeuronUnit) -> Tensor:
+    """A view of a down-projection's weight, or of its gradient, with a neuron a row: [D, F], of hidden ones [F, D]."""
+    return weight.t() if unit_dim(module, unit) else weight
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -129,6 +155,10 @@ def _child(module: nn.Module, path: str) -> object | None:
 def _width(module: nn.Module) -> int:
     """Output channels of a projection."""
     return int(module.nf if is_conv1d(module) else module.out_features)  # type: ignore[arg-type]
+
+
+def _inputs(module: nn.Module) -> int:
+    return int(module.nx if is_conv1d(module) else module.in_features)  # type: ignore[arg-type]
 
 
 def _down_projection(block: nn.Module, where: str, d_model: int) -> tuple[str, nn.Module]:

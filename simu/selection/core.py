@@ -1,11 +1,11 @@
 """What trains of one model, whatever its parts are.
 
-Not training a row equals training it and masking its gradient, moments, decay and update (Eq. 5–7), so gradients,
-moments and float32 masters exist for the selected rows only.
+Not training a neuron equals training it and masking its gradient, moments, decay and update (Eq. 5–7), so gradients,
+moments and float32 masters exist for the selected ones only.
 
-A `Selection` is made of parts (parts.py). Each part owns some of the model's tensors: `RowPart` the selected rows of
-one down-projection, `TensorPart` one whole tensor, `LoraPart` peft's adapters on attention. The frozen weights stay in
-the model's dtype and the model stays usable throughout: what it computes with follows what the optimizer changed.
+A `Selection` is made of parts (parts.py). Each part owns some of the model's tensors: `UnitPart` the selected neurons
+of one down-projection, `TensorPart` one whole tensor, `LoraPart` peft's adapters on attention. The frozen weights stay
+in the model's dtype and the model stays usable throughout: what it computes with follows what the optimizer changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Selection:
         self._hooks = _hook_optimizers(self)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What the optimizer updates: masters where there are some; selected rows are […].selected_rows [n, F]."""
+        """What the optimizer updates: masters where there are some; selected rows are […].selected_rows [n, F],
+        columns […].selected_columns [n, D]."""
         for part in self._parts:
             yield from part.named_parameters()
 

@@ -9,7 +9,7 @@ from torch import nn
 from simu.fields import component
 from simu.selection.core import Selection
 from simu.selection.select import select_parameters
-from simu.types import NeuronMask
+from simu.types import NeuronMask, NeuronUnit
 
 
 @component
@@ -18,6 +18,8 @@ class Everything:
 
     reads_mask: ClassVar[bool] = False
 
-    def __call__(self, model: nn.Module, mask: NeuronMask | None = None, *, master: bool = True) -> Selection:
-        """`mask` is not read."""
+    def __call__(
+        self, model: nn.Module, mask: NeuronMask | None = None, *, unit: NeuronUnit = "row", master: bool = True
+    ) -> Selection:
+        """`mask` and `unit` are not read."""
         return select_parameters(model, None, scope="all", master=master)

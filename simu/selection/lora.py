@@ -1,4 +1,4 @@
-"""LoRA adapters on attention (peft), beside the mask's rows."""
+"""LoRA adapters on attention (peft), beside the mask's neurons."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from simu.fields import AtMost, Seed, between, component, narrow
 from simu.models.anatomy import Anatomy, anatomy, is_conv1d
 from simu.selection.core import Selection
 from simu.selection.parts import check_free, check_mask, freeze, is_low, whole
-from simu.selection.rows import row_parts
-from simu.types import NeuronMask
+from simu.selection.rows import unit_parts
+from simu.types import NeuronMask, NeuronUnit
 
 
 class LoraPart:
@@ -69,26 +69,34 @@ class LoraPart:
 
 
 def select_lora(
-    model: nn.Module, mask: NeuronMask | None, *, r: int, alpha: int, dropout: float, seed: int, master: bool = True
+    model: nn.Module,
+    mask: NeuronMask | None,
+    *,
+    unit: NeuronUnit = "row",
+    r: int,
+    alpha: int,
+    dropout: float,
+    seed: int,
+    master: bool = True,
 ) -> Selection:
-    """Make `model` train adapters on attention and the mask's rows, in place, until `Selection.merge`.
+    """Make `model` train adapters on attention and the mask's neurons, in place, until `Selection.merge`.
 
-    mask: bool or float [L, D]; None selects no rows. The rest as `Lora` and `select_parameters`.
+    mask: bool or float [L, units]; None selects none. The rest as `Lora` and `select_parameters`.
     """
     check_free(model)
     parts = anatomy(model)
     if mask is None:
-        mask = torch.zeros(parts.n_layers, parts.d_model, dtype=torch.bool)
-    check_mask(parts, mask)
+        mask = torch.zeros(parts.shape(unit), dtype=torch.bool)
+    check_mask(parts, mask, unit)
     frozen = freeze(model)
-    # before the rows: peft freezes all it finds
+    # before the neurons: peft freezes all it finds
     adapters = LoraPart(model, parts, r=r, alpha=alpha, dropout=dropout, seed=seed, master=master)
-    return Selection(model, [adapters, *row_parts(parts, mask, master)], frozen)
+    return Selection(model, [adapters, *unit_parts(parts, mask, unit, master)], frozen)
 
 
 @component
 class Lora:
-    """LoRA adapters on attention (peft) in place of attention in full, beside the mask's rows; with `mask=none`, the
+    """LoRA adapters on attention (peft) in place of attention in full, beside the mask's neurons; with `mask=none`, the
     adapters alone."""
 
     reads_mask: ClassVar[bool] = True
@@ -101,6 +109,9 @@ class Lora:
     seed: Seed = 0
     """Of the adapters' initial values."""
 
-    def __call__(self, model: nn.Module, mask: NeuronMask | None = None, *, master: bool = True) -> Selection:
-        """mask: bool or float [L, D]; None selects no rows."""
-        return select_lora(model, mask, r=self.r, alpha=self.alpha, dropout=self.dropout, seed=self.seed, master=master)
+    def __call__(
+        self, model: nn.Module, mask: NeuronMask | None = None, *, unit: NeuronUnit = "row", master: bool = True
+    ) -> Selection:
+        """mask: bool or float [L, units]; None selects no neurons."""
+        fields = {"r": self.r, "alpha": self.alpha, "dropout": self.dropout, "seed": self.seed}
+        return select_lora(model, mask, unit=unit, **fields, master=master)  # type: ignore[arg-type]

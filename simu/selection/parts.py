@@ -11,7 +11,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from simu.models.anatomy import Anatomy
-from simu.types import NeuronMask, UserError
+from simu.types import NeuronMask, NeuronUnit, UserError
+
+COMPACT: dict[NeuronUnit, str] = {"row": "selected_rows", "hidden": "selected_columns"}
+"""What the compact parameter of a down-projection's selected neurons is called."""
 
 
 class Part(Protocol):
@@ -42,18 +45,20 @@ def freeze(model: nn.Module) -> dict[str, bool]:
     return before
 
 
-def check_mask(parts: Anatomy, mask: NeuronMask) -> None:
-    expected = (parts.n_layers, parts.d_model)
+def check_mask(parts: Anatomy, mask: NeuronMask, unit: NeuronUnit) -> None:
+    expected, width = parts.shape(unit), "d_model" if unit == "row" else "d_ff"
     if tuple(mask.shape) != expected:
-        raise UserError(f"mask: shape {tuple(mask.shape)}; allowed is {expected}, this model's [layers, d_model]")
+        raise UserError(
+            f"mask: shape {tuple(mask.shape)}; allowed is {expected}, this model's [layers, {width}] (unit={unit})"
+        )
     if mask.dtype != torch.bool and not (mask.is_floating_point() and ((mask >= 0) & (mask <= 1)).all()):
         raise UserError("mask: some weights are outside [0, 1]; allowed is bool, or float in [0, 1]")
 
 
 def check_free(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if "selected_rows" in module._parameters or hasattr(module, "lora_A"):
-            raise UserError(f"selection: {name} already has selected rows or an adapter; merge() it before")
+        if set(COMPACT.values()) & set(module._parameters) or hasattr(module, "lora_A"):
+            raise UserError(f"selection: {name} already has selected neurons or an adapter; merge() it before")
 
 
 def check_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, *, complete: bool) -> None:

@@ -60,11 +60,11 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
         other = None if inputs.other is None else batches_of(inputs.other)
         values, off = attribution(model, batches, against=other, checkpoint=where), None
     found = {"scores": values} if off is None else {"scores": values, "completeness": off}
-    write_tensors(folder / "attribution.safetensors", found)
+    write_tensors(folder / "attribution.safetensors", found, {"unit": attribution.unit})
     write_json(folder / "samples.json", {"samples": count_samples(batches, attribution.tokens)})
 
 
 def load(inputs: Inputs, folder: Path, context: Context) -> Scores:
     found = load_file(folder / "attribution.safetensors")
     samples = int(json.loads((folder / "samples.json").read_text())["samples"])
-    return Scores(found["scores"], samples, found.get("completeness"))
+    return Scores(found["scores"], samples, found.get("completeness"), inputs.attribution.unit)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from simu.slots import Mask
 from simu.stages.artifact import Artifact, Context
 from simu.store.files import write_tensors
-from simu.types import NeuronMask
+from simu.types import NeuronMask, NeuronUnit
 
 NAME, TOGETHER = "mask", False
 
@@ -21,14 +21,16 @@ class Inputs:
     forget: Artifact | None
     """Scores of the forget rows, where the mask reads them."""
     retain: Artifact | None
+    unit: NeuronUnit
     shape: tuple[int, int]
     """Layers and neurons a layer."""
 
 
 def compute(inputs: Inputs, folder: Path, context: Context) -> None:
-    """folder/mask.safetensors: bool or float [L, units]."""
+    """folder/mask.safetensors: bool or float [L, units], with the unit."""
     forget, retain = (None if side is None else side.load() for side in (inputs.forget, inputs.retain))
-    write_tensors(folder / "mask.safetensors", {"mask": inputs.mask(forget, retain, inputs.shape)})
+    chosen = inputs.mask(forget, retain, inputs.shape)
+    write_tensors(folder / "mask.safetensors", {"mask": chosen}, {"unit": inputs.unit})
 
 
 def load(inputs: Inputs, folder: Path, context: Context) -> NeuronMask:

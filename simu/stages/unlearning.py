@@ -21,7 +21,7 @@ from simu.stages.artifact import Artifact, Context, Setup
 from simu.store.cache import CHECKPOINT
 from simu.store.files import write_json, write_tensors
 from simu.training import Training, train
-from simu.types import Example
+from simu.types import Example, NeuronUnit
 
 NAME, TOGETHER = "unlearning", True
 LOG, WARNINGS = "train_log.jsonl", "warnings.json"
@@ -32,6 +32,8 @@ class Inputs:
     target: Artifact
     mask: torch.Tensor | None
     """By value: two masks that are equal give one result. None: the selection reads none."""
+    unit: NeuronUnit
+    """What the mask is of."""
     objective: Objective
     optimizer: Optimizer
     selection: Selection
@@ -50,7 +52,7 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     def encode(rows: list[Example] | tuple[Example, ...]) -> list[Encoded]:
         return encode_examples(tokenizer, setup.template, rows, setup.max_length)
 
-    selection = inputs.selection(shard(model), inputs.mask, master=setup.precision.master)
+    selection = inputs.selection(shard(model), inputs.mask, unit=inputs.unit, master=setup.precision.master)
     optimizer = inputs.optimizer(selection.named_parameters())
     reads_refusals = inputs.objective.forget.answers != "original"
     trained = train(

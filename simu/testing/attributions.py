@@ -71,9 +71,9 @@ def check_attribution(attribution: Attribution, *, expected_failed_checks: Mappi
 
 
 def has_shape_and_type(given: Given) -> None:
-    """float32 [L, D] on the CPU."""
+    """float32 [L, units] on the CPU."""
     made, parts = given(), anatomy(given.model)
-    expected = (parts.n_layers, parts.d_model)
+    expected = parts.shape(given.attribution.unit)
     assert isinstance(made, Tensor), f"returned a {type(made).__name__}; a Tensor {expected} is needed"
     assert made.shape == expected, f"returned shape {tuple(made.shape)}; [layers, neurons] = {expected} is needed"
     assert made.dtype == torch.float32, f"returned {made.dtype}; float32 is needed"

@@ -8,28 +8,32 @@ import pytest
 import torch
 from selecting import (
     FAMILIES,
+    MASKS,
     assert_equal_where_known,
     build,
     compact_sophia,
     dense_sophia,
+    hidden_mask_of,
     loss_of,
     mask_of,
     weight_masks,
 )
 
-from simu.selection.rows import _SelectedRows
+from simu.selection.rows import _Selected
 from simu.selection.select import select_parameters
 
 
+@pytest.mark.parametrize("unit", MASKS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_compact_equals_the_dense_simulation(family):
+def test_compact_equals_the_dense_simulation(family, unit):
     model = build(family, torch.float64)
+    mask = MASKS[unit](model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    expected = dense_sophia(copy.deepcopy(model), mask_of(model), steps=5, lr=1e-3)
-    selection = select_parameters(model, mask_of(model))
+    expected = dense_sophia(copy.deepcopy(model), mask, steps=5, lr=1e-3, unit=unit)
+    selection = select_parameters(model, mask, unit=unit)
     optimizer = compact_sophia(model, selection, steps=5, lr=1e-3)
     selection.merge()
-    weights = weight_masks(model, mask_of(model))
+    weights = weight_masks(model, mask, unit)
     moved = 0
     for name, p in model.named_parameters():
         frozen = weights[name] == 0
@@ -42,15 +46,16 @@ def test_compact_equals_the_dense_simulation(family):
     assert state == 2 * trained  # m and H, for what trains and for nothing else
 
 
+@pytest.mark.parametrize("unit", MASKS)
 @pytest.mark.parametrize("family", ["llama", "phi", "gpt2"])
-def test_soft_weights_scale_the_update_exactly(family):
+def test_soft_weights_scale_the_update_exactly(family, unit):
     model = build(family, torch.float64)
-    soft = mask_of(model).double()
+    soft = MASKS[unit](model).double()
     soft[0, 1], soft[0, 7], soft[2, 3] = 0.25, 0.7, 1e-3
     # one step, as the weight of a row acts on the whole of its later gradients too
-    expected = dense_sophia(copy.deepcopy(model), soft, steps=1, lr=1e-3)
-    hard = dense_sophia(copy.deepcopy(model), soft > 0, steps=1, lr=1e-3)
-    selection = select_parameters(model, soft)
+    expected = dense_sophia(copy.deepcopy(model), soft, steps=1, lr=1e-3, unit=unit)
+    hard = dense_sophia(copy.deepcopy(model), soft > 0, steps=1, lr=1e-3, unit=unit)
+    selection = select_parameters(model, soft, unit=unit)
     compact_sophia(model, selection, steps=1, lr=1e-3)
     selection.merge()
     for name, p in model.named_parameters():
@@ -94,6 +99,39 @@ def test_gradients_are_those_of_the_whole_model():
     assert all(p.grad is None for p in model.parameters() if id(p) not in selected)
 
 
+@pytest.mark.parametrize("family", ["phi", "gpt2"])
+def test_gradients_of_columns_are_those_of_the_whole_model(family):
+    model = build(family, torch.float64)
+    twin, mask = copy.deepcopy(model), hidden_mask_of(model)
+    loss_of(twin, 0).backward()
+    selection = select_parameters(model, mask, unit="hidden")
+    loss_of(model, 0).backward()
+    own = dict(selection.named_parameters())
+    assert not any("selected_bias" in name or name.endswith(("fc2.bias", "mlp.c_proj.bias")) for name in own)
+    for index in (0, 2):
+        name = f"transformer.h.{index}.mlp.c_proj" if family == "gpt2" else f"model.layers.{index}.mlp.fc2"
+        dense = twin.get_submodule(name).weight.grad
+        columns = dense if family == "gpt2" else dense.t()  # Conv1D has a hidden neuron's weights as a row
+        torch.testing.assert_close(own[f"{name}.selected_columns"].grad, columns[mask[index]])
+    selected = {id(p) for p in selection.parameters()}
+    assert all(p.grad is None for p in model.parameters() if id(p) not in selected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_autograd_function_of_columns_passes_gradcheck(transposed):
+    torch.manual_seed(0)
+    weight, bias = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    index = torch.tensor([0, 2, 3])
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def f(x, columns):
+        w = weight.clone()
+        w[:, index] = columns.detach().t()
+        return _Selected.apply(x, w.t() if transposed else w, bias, columns, None, index, "hidden", transposed)
+
+    assert torch.autograd.gradcheck(f, (x, weight.t()[index].clone().requires_grad_()))
+
+
 def test_autograd_function_passes_gradcheck():
     torch.manual_seed(0)
     weight, bias = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
@@ -103,7 +141,7 @@ def test_autograd_function_passes_gradcheck():
     def f(x, rows, row_bias):
         w, b = weight.clone(), bias.clone()
         w[index], b[index] = rows.detach(), row_bias.detach()  # what sync keeps true
-        return _SelectedRows.apply(x, w, b, rows, row_bias, index, False)
+        return _Selected.apply(x, w, b, rows, row_bias, index, "row", False)
 
     rows, row_bias = (t[index].clone().requires_grad_() for t in (weight, bias))
     assert torch.autograd.gradcheck(f, (x, rows, row_bias))

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from selecting import FAMILIES, build, compact_sophia, ids, mask_of
+from selecting import FAMILIES, MASKS, build, compact_sophia, ids
 
 from simu.optim import BuildSophia
 from simu.selection.core import apply_tensors
@@ -14,13 +14,14 @@ from simu.selection.select import select_parameters
 from simu.selection.selected import Selected
 
 
+@pytest.mark.parametrize("unit", MASKS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_merge_leaves_a_plain_model(family, tmp_path):
+def test_merge_leaves_a_plain_model(family, unit, tmp_path):
     model = build(family)
     model.model.embed_tokens.weight.requires_grad_(False) if family == "llama" else None
     twin = copy.deepcopy(model)
-    soft = mask_of(model).float() * 0.5
-    selection = Selected()(model, soft)
+    soft = MASKS[unit](model).float() * 0.5
+    selection = Selected()(model, soft, unit=unit)
     compact_sophia(model, selection, steps=2, lr=0.01)
     assert selection.merge() is model
     assert [(n, type(m)) for n, m in model.named_modules()] == [(n, type(m)) for n, m in twin.named_modules()]
@@ -38,17 +39,17 @@ def test_merge_leaves_a_plain_model(family, tmp_path):
     assert not info["unexpected_keys"]
     assert torch.equal(loaded.eval()(ids(0)).logits, model.eval()(ids(0)).logits)
     # and it can be selected again
-    select_parameters(model, soft).merge()
+    select_parameters(model, soft, unit=unit).merge()
 
 
-@pytest.mark.parametrize("scope", ["selected", "all"])
+@pytest.mark.parametrize(("scope", "unit"), [("selected", "row"), ("selected", "hidden"), ("all", "row")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_resume_from_state_dicts_is_bit_equal(scope, dtype, tmp_path):
+def test_resume_from_state_dicts_is_bit_equal(scope, unit, dtype, tmp_path):
     def start():
         model = build("phi", dtype)
-        soft = mask_of(model).float()
+        soft = MASKS[unit](model).float()
         soft[0, 7] = 0.5
-        return model, select_parameters(model, soft if scope == "selected" else None)
+        return model, select_parameters(model, soft if scope == "selected" else None, unit=unit)
 
     model, selection = start()
     optimizer = compact_sophia(model, selection, steps=3, lr=0.01)
@@ -67,10 +68,11 @@ def test_resume_from_state_dicts_is_bit_equal(scope, dtype, tmp_path):
         assert torch.equal(a, b), name
 
 
+@pytest.mark.parametrize("unit", MASKS)
 @pytest.mark.parametrize("family", ["llama", "phi", "gpt2"])
-def test_trained_tensors_rebuild_the_unlearned_model(family):
+def test_trained_tensors_rebuild_the_unlearned_model(family, unit):
     model = build(family, torch.bfloat16)
-    selection = select_parameters(model, mask_of(model))
+    selection = select_parameters(model, MASKS[unit](model), unit=unit)
     compact_sophia(model, selection, steps=2, lr=0.01)
     tensors = {n: t.clone() for n, t in selection.trained_tensors().items()}
     selection.merge()

@@ -59,13 +59,13 @@ def steps(model, selection, world: int) -> dict[str, torch.Tensor]:
     return selection.trained_tensors()
 
 
-def soft_mask() -> torch.Tensor:
-    mask = torch.zeros(2, 16)
+def soft_mask(unit: str) -> torch.Tensor:
+    mask = torch.zeros(2, {"row": 16, "hidden": 24}[unit])
     mask[0, [1, 7, 8, 15]] = torch.tensor([1.0, 0.5, 1.0, 0.25])
     return mask
 
 
-def worker(rank: int, port: int, folder: str, family: str, dtype: torch.dtype) -> None:
+def worker(rank: int, port: int, folder: str, family: str, unit: str, dtype: torch.dtype) -> None:
     from torch.distributed.fsdp import fully_shard
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -75,7 +75,7 @@ def worker(rank: int, port: int, folder: str, family: str, dtype: torch.dtype) -
     for block in model.transformer.h if family == "gpt2" else model.model.layers:
         fully_shard(block)
     fully_shard(model)
-    selection = select_parameters(model, soft_mask())
+    selection = select_parameters(model, soft_mask(unit), unit=unit)
     tensors = steps(model, selection, world=2)
     selection.merge()
     assert all(torch.equal(t, tensors[n]) for n, t in selection.trained_tensors().items())
@@ -87,19 +87,25 @@ def worker(rank: int, port: int, folder: str, family: str, dtype: torch.dtype) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "dtype", "atol"),
-    [("llama", torch.float32, 1e-5), ("gpt2", torch.float32, 1e-5), ("llama", torch.bfloat16, 4e-3)],
+    ("family", "unit", "dtype", "atol"),
+    [
+        ("llama", "row", torch.float32, 1e-5),
+        ("gpt2", "row", torch.float32, 1e-5),
+        ("llama", "row", torch.bfloat16, 4e-3),
+        ("llama", "hidden", torch.float32, 1e-5),
+        ("gpt2", "hidden", torch.float32, 1e-5),
+    ],
 )
-def test_two_processes_give_the_weights_of_one(family, dtype, atol, tmp_path):
+def test_two_processes_give_the_weights_of_one(family, unit, dtype, atol, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(worker, args=(port, str(tmp_path), family, dtype), nprocs=2)
+    mp.spawn(worker, args=(port, str(tmp_path), family, unit, dtype), nprocs=2)
     sharded = torch.load(tmp_path / "tensors.pt", weights_only=True)
 
     model = build(family, dtype)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    selection = select_parameters(model, soft_mask())
+    selection = select_parameters(model, soft_mask(unit), unit=unit)
     expected = steps(model, selection, world=1)
     assert set(sharded) == set(expected)
     moved = 0.0
@@ -109,7 +115,7 @@ def test_two_processes_give_the_weights_of_one(family, dtype, atol, tmp_path):
         moved = max(moved, (tensor.float() - before[name].float()).abs().max().item())
     assert moved > 2e-3
     down = "transformer.h.0.mlp.c_proj.weight" if family == "gpt2" else "model.layers.0.mlp.down_proj.weight"
-    kept = soft_mask()[0] == 0
-    at = (slice(None), kept) if family == "gpt2" else (kept,)
+    kept = soft_mask(unit)[0] == 0
+    at = (slice(None), kept) if (family == "gpt2") == (unit == "row") else (kept,)
     assert torch.equal(sharded[down][at], before[down][at])
     apply_tensors(build(family, dtype), sharded)

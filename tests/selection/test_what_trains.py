@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from selecting import FAMILIES, build, loss_of, mask_of, weight_masks
+from selecting import FAMILIES, build, hidden_mask_of, loss_of, mask_of, weight_masks
 from torch import nn
 
 from simu.selection.core import apply_tensors
@@ -39,6 +39,29 @@ def test_mask_all_trains_whole_down_projections_and_none_attention_only(family):
         assert {n for n, p in model.named_parameters() if p.requires_grad} == expected
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_hidden_neurons_are_whole_weights_and_no_bias(family):
+    model = build(family)
+    selection = select_parameters(model, torch.ones(3, 24, dtype=torch.bool), unit="hidden")
+    expected = {n for n, w in weight_masks(model, torch.ones(3, 24), "hidden").items() if (w > 0).any()}
+    assert {n for n, _ in selection.named_parameters()} == expected == set(selection.names)
+
+
+def test_columns_have_numbers_of_their_own_alone():
+    model = build("phi")
+    selection = select_parameters(model, hidden_mask_of(model), unit="hidden")
+    shapes = {n: tuple(p.shape) for n, p in selection.named_parameters() if "selected" in n}
+    assert shapes == {
+        "model.layers.0.mlp.fc2.selected_columns": (3, 16),
+        "model.layers.2.mlp.fc2.selected_columns": (22, 16),
+    }
+    attention = sum(p.numel() for n, p in build("phi").named_parameters() if "self_attn" in n)
+    assert selection.n_trained == attention + 16 * (3 + 22)
+    adapted = build("phi")
+    names = [n for n, _ in Lora(r=2)(adapted, hidden_mask_of(adapted), unit="hidden").named_parameters()]
+    assert {n for n in names if "selected" in n} == set(shapes)
+
+
 def test_scope_all_trains_everything_once():
     model = build("gpt2")  # tied embeddings
     selection = select_parameters(model, None)
@@ -62,6 +85,8 @@ def test_mistakes_are_one_line():
     flags = [p.requires_grad for p in model.parameters()]
     with pytest.raises(UserError, match=r"shape \(2, 16\); allowed is \(3, 16\)"):
         select_parameters(model, mask[:2])
+    with pytest.raises(UserError, match=r"shape \(3, 16\); allowed is \(3, 24\), this model's \[layers, d_ff\]"):
+        select_parameters(model, mask, unit="hidden")
     with pytest.raises(UserError, match=r"outside \[0, 1\]"):
         select_parameters(model, mask.float() * 2)
     with pytest.raises(UserError, match=r"outside \[0, 1\]"):
@@ -74,6 +99,10 @@ def test_mistakes_are_one_line():
         select_parameters(model, mask)
     with pytest.raises(UserError, match="merge"):
         Lora()(model, mask)
+    columns = build("llama")
+    select_parameters(columns, hidden_mask_of(columns), unit="hidden")
+    with pytest.raises(UserError, match="already has selected neurons"):
+        select_parameters(columns, mask)
     state = selection.state_dict()
     with pytest.raises(UserError, match="missing"):
         selection.load_state_dict(dict(list(state.items())[1:]))

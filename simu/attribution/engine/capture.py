@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from simu.attribution.engine.attention import LONGEST
 from simu.models.anatomy import Anatomy, anatomy
-from simu.types import IGNORE, UserError
+from simu.types import IGNORE, NeuronUnit, UserError
 
 Position = Literal["next_token", "sequence"]
 LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary embeddings that change with the row's length
@@ -143,8 +143,11 @@ class Clean:
     """The vector is replaced at all shadow positions."""
     inputs: list[Tensor] = field(default_factory=list)
     """L × [B, N, D]: what each block read."""
+    unit: NeuronUnit = "row"
     beta: list[Tensor] = field(default_factory=list)
     """L × [B, N, D]: what each down-projection gave (β)."""
+    read: list[Tensor] = field(default_factory=list)
+    """L × [B, N, F]: what each down-projection read (h); kept where neurons are hidden ones."""
     keys: list[Tensor] = field(default_factory=list)
     """L × [B, heads, T, head size], whole: no sliding window crops them, the mask does."""
     values: list[Tensor] = field(default_factory=list)
@@ -162,7 +165,7 @@ class Clean:
     """What mask.py has made of the blocks' arguments so far."""
 
 
-def capture(subject: Dissected, batch: Mapping[str, Tensor], where: Layout) -> Clean:
+def capture(subject: Dissected, batch: Mapping[str, Tensor], where: Layout, unit: NeuronUnit = "row") -> Clean:
     """Run the rows once and keep what the shadow streams need. Raises UserError where a block is not understood.
 
     batch: LongTensor [B, T] input_ids, right-padded.
@@ -170,7 +173,8 @@ def capture(subject: Dissected, batch: Mapping[str, Tensor], where: Layout) -> C
     ids = batch["input_ids"]
     _require_fixed_rotation(subject, ids.shape[1])
     everywhere = where.inject.device.type == "meta" or bool(where.inject.all())
-    recorder = _Recorder(subject, Clean(where, everywhere, final=[False] * subject.parts.n_layers), ids.shape)
+    empty = Clean(where, everywhere, unit=unit, final=[False] * subject.parts.n_layers)
+    recorder = _Recorder(subject, empty, ids.shape)
     cache: Any = DynamicCache()  # built without the config: full layers, never cropped to a window
     with recorder.listening(), torch.no_grad():
         _run(subject, ids, cache)
@@ -234,9 +238,12 @@ class _Recorder:
         self.clean.inputs.append(hidden.gather(1, self.index))
         self.clean.calls.append(call)
 
-    def _down(self, _: nn.Module, __: tuple[Any, ...], out: Tensor) -> None:
+    def _down(self, _: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         self.down_output = out
         self.clean.beta.append(out.view(*self.shape, -1).gather(1, self.index))
+        if self.clean.unit == "hidden":
+            read = args[0].reshape(*self.shape, -1)
+            self.clean.read.append(read.gather(1, self.index[:, :, :1].expand(-1, -1, read.shape[-1])))
 
     def _mlp(self, _: nn.Module, __: tuple[Any, ...], out: Any) -> None:
         same = isinstance(out, Tensor) and self.down_output is not None and _same(out, self.down_output)

@@ -15,6 +15,7 @@ from torch import nn
 
 from simu.attribution.engine.capture import precise
 from simu.models.anatomy import Anatomy, anatomy
+from simu.types import NeuronUnit
 
 ENOUGH = {"cuda": 16 * 2**30, "cpu": 48 * 2**20}
 """Bytes of activations in one pass beyond which a larger pass is not faster (docs/attribution.md)…"""
@@ -77,9 +78,10 @@ class Sizes:
     vocabulary: int
     saved: float
     """Bytes that autograd keeps of one block for one shadow position."""
+    unit: NeuronUnit
 
     @classmethod
-    def of(cls, model: nn.Module, saved: float) -> Sizes:
+    def of(cls, model: nn.Module, saved: float, unit: NeuronUnit) -> Sizes:
         hf: Any = model
         parts, config = anatomy(model), hf.config.get_text_config()
         projections: list[Any] = [module for _, module in parts.attention[0]]
@@ -99,7 +101,17 @@ class Sizes:
             keys * size,
             int(config.vocab_size),
             saved,
+            unit,
         )
+
+    @property
+    def n_neurons(self) -> int:
+        return math.prod(self.parts.shape(self.unit))
+
+    @property
+    def hidden(self) -> int:
+        """Hidden neurons of a layer where they are the units, else 0: what they cost beyond rows."""
+        return self.parts.units("hidden") if self.unit == "hidden" else 0
 
 
 @dataclass(frozen=True)
@@ -136,15 +148,18 @@ class Cut:
         return self.logits_rows * self._logits_row()
 
     def clean(self, micro: MicroBatch) -> int:
-        """β, inputs and attention at shadow positions, keys and values at all, and the clean pass's own transient."""
+        """β, inputs and attention at shadow positions (h, too, for hidden neurons), keys and values at all, and the
+        clean pass's own transient."""
         s, L = self.sizes, self.sizes.parts.n_layers
-        kept = L * (3 * micro.positions * s.parts.d_model + 2 * micro.tokens * s.key_width)
+        kept = L * (micro.positions * (3 * s.parts.d_model + s.hidden) + 2 * micro.tokens * s.key_width)
         return len(micro.rows) * (kept + 2 * micro.tokens * s.parts.d_model) * s.dtype.itemsize
 
     def sums(self, micro: MicroBatch) -> int:
-        """Sums of all groups, and the samples' own scores until a micro-batch is through."""
-        s = self.sizes
-        return s.parts.n_neurons * (8 * self.groups + micro.shadow * precise(s.dtype).itemsize)
+        """Sums of all groups, and the samples' own scores until a micro-batch is through; for hidden neurons also what
+        one layer's are made of: the gradient at them, and the down-projection in float32."""
+        s, size = self.sizes, precise(self.sizes.dtype).itemsize
+        widened = s.parts.d_model * s.hidden if s.dtype.itemsize < size else 0
+        return s.n_neurons * (8 * self.groups + micro.shadow * size) + (3 * micro.shadow * s.hidden + widened) * size
 
     def fixed(self, micro: MicroBatch) -> int:
         return self.sizes.weights + self.clean(micro) + self.sums(micro) + self.logits()
@@ -181,6 +196,7 @@ class Cut:
         clean = len(micro.rows) * micro.tokens * L * (linear + 4 * s.query_width * micro.tokens)
         streams = tail = 0.0
         for one in micro.passes:
+            streams += micro.shadow * len(one.layers) * 2 * s.parts.d_model * s.hidden  # gradients at hidden neurons
             shadow = micro.shadow * (1 if one.points is None else len(one.points))
             if self._whole(one):
                 streams += shadow * (L if one.points is None else L - 1) * block

@@ -27,7 +27,8 @@ from simu.attribution.engine.capture import Clean, Dissected, Layout, capture, p
 from simu.attribution.engine.injection import injection, known_attention, repeated, scaled_vectors
 from simu.attribution.engine.mask import Arguments
 from simu.attribution.engine.tail import Objective, gradients_of_loss, losses
-from simu.types import UserError
+from simu.attribution.engine.units import neuron_scores, origin
+from simu.types import NeuronUnit, UserError
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
@@ -38,15 +39,16 @@ class Engine:
     It holds nothing of a micro-batch: what a clean pass took is free as soon as its caller lets go of it.
     """
 
-    def __init__(self, model: nn.Module, *, recompute: bool = False, logits_rows: int = 1024):
+    def __init__(self, model: nn.Module, *, unit: NeuronUnit = "row", recompute: bool = False, logits_rows: int = 1024):
         self.subject = Dissected.of(model)
+        self.unit = unit
         self.parts = self.subject.parts
         self.recompute = recompute
         self.logits_rows = logits_rows
 
     def clean(self, batch: Mapping[str, Tensor], where: Layout) -> Clean:
         """Run the rows once and keep what the shadow streams need. Raises UserError where a block is not understood."""
-        return capture(self.subject, batch, where)
+        return capture(self.subject, batch, where, self.unit)
 
     def gradients(
         self,
@@ -68,7 +70,7 @@ class Engine:
         for layer in range(layers[0], self.parts.n_layers):
             a, fresh = None, 0
             if layer in layers:
-                a = scaled_vectors(clean, layer, fractions)
+                a = self._scaled(clean, layer, fractions)
                 starts = layer == layers[0] or not together
                 if starts and leaves:
                     hidden = torch.cat([hidden, repeated(clean.inputs[layer], points)])
@@ -93,7 +95,8 @@ class Engine:
 
     @torch.no_grad()
     def gains(self, clean: Clean, layers: Sequence[int], objective: Objective, together: bool = False) -> list[Tensor]:
-        """L_i(β) − L_i(0), summed over each row's samples, for each of `layers`: float32 or 64 [B] each.
+        """L_i(β) − L_i(0), 0 the path's beginning, summed over each row's samples, for each of `layers`: float32 or 64
+        [B] each.
 
         What the scores of a layer add up to where the path integral has converged. With `together` all vectors are 0
         at once, and every layer has the same. Forwards only.
@@ -105,10 +108,17 @@ class Engine:
             hidden = clean.inputs[start]
             for layer in range(start, self.parts.n_layers):
                 replaced = together or layer == start
-                a = scaled_vectors(clean, layer, [0.0]) if replaced else None
+                a = self._scaled(clean, layer, [0.0]) if replaced else None
                 hidden = self.block(clean, layer, hidden, a, None, len(hidden) if layer == start else 0)
             found.append(at_clean - self._row_losses(clean, hidden, objective))
         return found * (len(layers) // len(ends))
+
+    def scores(self, clean: Clean, layer: int, gradient: Tensor) -> Tensor:
+        """Of each neuron of a layer, from what `gradients` gives for it: [B, N, units]."""
+        return neuron_scores(self.subject, clean, layer, gradient)
+
+    def _scaled(self, clean: Clean, layer: int, fractions: Sequence[float]) -> Tensor:
+        return scaled_vectors(clean, layer, fractions, origin(self.subject, layer, self.unit))
 
     def _row_losses(self, clean: Clean, hidden: Tensor, objective: Objective) -> Tensor:
         values = losses(self.subject, clean.where, hidden, objective, self.logits_rows)

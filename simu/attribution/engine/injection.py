@@ -25,11 +25,15 @@ def acting_as(module: nn.Module, forward: Any) -> Iterator[None]:
         del module.forward
 
 
-def scaled_vectors(clean: Clean, layer: int, fractions: Sequence[float]) -> Tensor:
-    """a_j = fraction · β where the vector is replaced, β elsewhere: a leaf [path points · B, N, D]."""
+def scaled_vectors(clean: Clean, layer: int, fractions: Sequence[float], start: Tensor | None = None) -> Tensor:
+    """a_j = start + fraction · (β − start) where the vector is replaced, β elsewhere: a leaf [path points · B, N, D].
+
+    start: [D], where the path begins; None: at 0.
+    """
     beta = clean.beta[layer]
-    points = torch.tensor(fractions, dtype=precise(beta.dtype), device=beta.device)
-    a = (points[:, None, None, None] * beta.to(points)).to(beta.dtype).flatten(0, 1)
+    points = torch.tensor(fractions, dtype=precise(beta.dtype), device=beta.device)[:, None, None, None]
+    moved = points * beta.to(points) if start is None else torch.lerp(start.to(points), beta.to(points), points)
+    a = moved.to(beta.dtype).flatten(0, 1)
     if not clean.everywhere:
         a = torch.where(_replaced(clean, len(a)), a, repeated(beta, len(fractions)))
     return a.requires_grad_()

@@ -18,7 +18,7 @@ from simu.attribution.engine.capture import LENGTH_DEPENDENT, Layout, Position, 
 from simu.attribution.engine.cutting import Cut, MicroBatch, Sizes
 from simu.attribution.engine.engine import Engine
 from simu.attribution.path import path_points
-from simu.types import UserError
+from simu.types import NeuronUnit, UserError
 
 GIB = 2**30
 
@@ -77,6 +77,7 @@ def plan(
     batches: Iterable[Mapping[str, Tensor]],
     *,
     m: int = 5,
+    unit: NeuronUnit = "row",
     position: Position = "next_token",
     layers: str = "single",
     path: str = "gauss",
@@ -97,7 +98,7 @@ def plan(
     """
     rows = [_lengths(batch, position) for batch in batches]
     T, N = (max([row[i] for batch in rows for row in batch] + [1]) for i in (0, 1))
-    sizes = Sizes.of(model, saved_bytes(_meta_twin(model), T, N) / N)
+    sizes = Sizes.of(model, saved_bytes(_meta_twin(model), T, N) / N, unit)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     limit = None if max_memory is None else int(max_memory * GIB)
     if limit is None and place.type == "cuda" and torch.cuda.is_available():
@@ -141,7 +142,7 @@ def _counted(cut: Cut, micro_batches: tuple[MicroBatch, ...], samples: int) -> P
         Stage("head and loss", cut.logits(), flops[2]),
         Stage("sums", held[2], 0.0),
     )
-    return Plan(stages, micro_batches, cut.recompute, cut.logits_rows, cut.limit, samples, cut.sizes.parts.n_neurons)
+    return Plan(stages, micro_batches, cut.recompute, cut.logits_rows, cut.limit, samples, cut.sizes.n_neurons)
 
 
 # ---- what a block keeps, measured on the meta device
