@@ -77,6 +77,9 @@ GIB = 2**30
         {"recompute": True},
         {"position": "sequence"},
         {"layers": "all", "path": "midpoint"},
+        {"unit": "hidden"},
+        {"unit": "hidden", "reduction": "absolute"},
+        {"unit": "hidden", "max_memory": (WEIGHTS + 12e6) / GIB},
         {"max_memory": (WEIGHTS + 24e6) / GIB},
         {"max_memory": (WEIGHTS + 9e6) / GIB},
         {"max_memory": (WEIGHTS + 4e6) / GIB},
@@ -84,7 +87,7 @@ GIB = 2**30
     ids=str,
 )
 def test_the_prediction_is_an_upper_bound_and_not_absurd(settings, model, batch):
-    predicted = plan(model, [batch], m=4, **settings)
+    predicted = plan(model, [batch], m=4, **{k: v for k, v in settings.items() if k != "reduction"})
     with Peak(model) as seen:
         neuron_attribution(model, [batch], m=4, **settings)
     if "max_memory" in settings:
@@ -129,6 +132,15 @@ def test_flops_by_hand(model, batch):
     tail = 6 * 30 * 4 * 128 * 500 + 6 * 30 * (1 + 6) * 2 * 128 * 500
     assert [s.flops for s in made.stages] == [0, clean, streams, tail, 0]
     assert made.samples == 6 * 30
+
+
+def test_flops_of_hidden_neurons_by_hand(model, batch):
+    """Beyond rows: for each pass and layer a product of its gradients [180, 128] with the down-projection [128, 352]."""
+    rows, hidden = (plan(model, [batch], m=1, path="right", unit=unit) for unit in ("row", "hidden"))
+    assert rows.passes == hidden.passes == 1
+    assert hidden.stages[2].flops - rows.stages[2].flops == 6 * (6 * 30) * 2 * 128 * 352
+    assert (rows.neurons, hidden.neurons) == (6 * 128, 6 * 352)
+    assert [a.flops == b.flops for a, b in zip(rows.stages, hidden.stages, strict=True)].count(False) == 1
 
 
 def test_more_path_points_cost_the_layers_above_only(model, batch):

@@ -1,8 +1,10 @@
-"""The rivals against brute force: one row of one weight matrix, one token at a time, by autograd in float64."""
+"""The rivals against brute force: one row, or column, of one weight matrix, one token at a time, by autograd in
+float64."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,9 +44,9 @@ def sides(reference):
     return reference.batch(LENGTHS), reference.batch(OTHER, seed=7)
 
 
-def unit(module: nn.Module, weight: Tensor, k: int) -> Tensor:
-    """The weights from all d_ff inputs to output k."""
-    return weight[:, k] if isinstance(module, Conv1D) else weight[k]
+def unit(module: nn.Module, weight: Tensor, k: int, kind: str = "row") -> Tensor:
+    """The weights from all d_ff inputs to output k, or from input k to all outputs."""
+    return weight[:, k] if isinstance(module, Conv1D) == (kind == "row") else weight[k]
 
 
 def row_gradients(model, down, batch) -> list[tuple[int, list[Tensor]]]:
@@ -63,13 +65,14 @@ def row_gradients(model, down, batch) -> list[tuple[int, list[Tensor]]]:
 
 
 def brute_force(rival, model, down, own, other) -> Tensor:
-    """float64 [L, D], unit by unit, input by input, as the formula is written."""
+    """float64 [L, units], unit by unit, weight by weight, as the formula is written."""
     sides = [row_gradients(model, down, batch) for batch in (own, other)]
-    scores = torch.zeros(len(down), 16, dtype=torch.float64)
+    kind, units = rival.unit, {"row": 16, "hidden": 24}[rival.unit]
+    scores = torch.zeros(len(down), units, dtype=torch.float64)
     for layer, module in enumerate(down):
-        for k in range(16):
-            w = unit(module, module.weight.detach(), k)
-            f, r = (sum(unit(module, g[layer], k) for _, g in rows) for rows in sides)
+        for k in range(units):
+            w = unit(module, module.weight.detach(), k, kind)
+            f, r = (sum(unit(module, g[layer], k, kind) for _, g in rows) for rows in sides)
             match rival:
                 case GradNorm():
                     score = sum(x * x for x in f.tolist()) ** 0.5
@@ -80,7 +83,7 @@ def brute_force(rival, model, down, own, other) -> Tensor:
                     score = sum(abs((z - y / rival.mu) * x) for x, y, z in terms)
                 case FisherRatio():
                     fisher = [
-                        sum(n * (unit(module, g[layer], k) / n) ** 2 for n, g in rows) / sum(n for n, _ in rows)
+                        sum(n * (unit(module, g[layer], k, kind) / n) ** 2 for n, g in rows) / sum(n for n, _ in rows)
                         for rows in sides
                     ]
                     score = sum(x / (rival.eps + y) for x, y in zip(*(s.tolist() for s in fisher), strict=True))
@@ -91,22 +94,24 @@ def brute_force(rival, model, down, own, other) -> Tensor:
     return scores
 
 
-def test_equals_brute_force(model, sides, reference):
+@pytest.mark.parametrize("kind", ["row", "hidden"])
+def test_equals_brute_force(kind, model, sides, reference):
     own, other = sides
     down = reference.down(model)
     found = {}
     with watching_float32() as narrow:
-        gradients = summed_gradients(model, [own], "answer")
-        information = fisher_information(model, [own], "answer")
+        gradients = summed_gradients(model, [own], "answer", kind)
+        information = fisher_information(model, [own], "answer", kind)
     assert not narrow
-    assert all(g.shape == i.shape == (16, g.shape[1]) for g, i in zip(gradients, information, strict=True))
-    for rival in (*RIVALS, MemFlex(threshold=0.0)):
+    units = {"row": 16, "hidden": 24}[kind]
+    assert all(g.shape == i.shape == (units, g.shape[1]) for g, i in zip(gradients, information, strict=True))
+    for rival in (replace(rival, unit=kind) for rival in (*RIVALS, MemFlex(threshold=0.0))):
         found[repr(rival)] = rival(model, [own], against=[other])
         expected = brute_force(rival, model, down, own, other)
         assert reference.error(found[repr(rival)].double(), expected) < 1e-6, rival
-        if rival != Wagle():  # at μ = 1e-6 W is nothing beside g'/μ, and the product of the two has no sides
+        if rival != Wagle(unit=kind):  # at μ = 1e-6 W is nothing beside g'/μ, and the product of the two has no sides
             assert reference.error(rival(model, [other], against=[own]).double(), expected) > 1e-2, rival
-    chosen = found[repr(MemFlex(threshold=0.0))] > 0
+    chosen = found[repr(MemFlex(threshold=0.0, unit=kind))] > 0
     assert 0 < int(chosen.sum()) < chosen.numel()  # the cosines have both signs
 
 
@@ -219,6 +224,7 @@ def test_random_is_uniform_and_follows_its_seed(reference):
     assert drawn.shape == (3, 256)
     assert drawn.equal(RandomScores(seed=1)(wide, []))
     assert not drawn.equal(RandomScores(seed=2)(wide, []))
+    assert RandomScores(unit="hidden")(wide, []).shape == (3, 8)
     assert 0 < float(drawn.min()) < float(drawn.max()) < 1
     counts = torch.histc(drawn, bins=8, min=0, max=1)  # 96 expected, standard deviation 9.2
     assert ((counts - 96).abs() < 37).all()
