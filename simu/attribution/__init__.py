@@ -1,4 +1,5 @@
-"""Which neurons a model's answers rest on. Each attribution gives sums over next-token samples: float32 [L, D]."""
+"""Which neurons a model's answers rest on. Each attribution gives sums over next-token samples:
+float32 [L, units]."""
 
 from simu.attribution.activation import Activation
 from simu.attribution.engine.planning import Plan, plan

@@ -1,4 +1,5 @@
-"""Which parameters train: all of them, or attention and the selected rows of each down-projection."""
+"""Which parameters train: all of them, or attention and the selected rows, or columns, of each
+down-projection."""
 
 from simu.selection.core import Selection, apply_tensors
 from simu.selection.everything import Everything

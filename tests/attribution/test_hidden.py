@@ -212,13 +212,8 @@ def test_baselines(model_type, reference):
                 activation[i] += h[i][0].detach().abs()
     assert reference.error(Gradient(unit="hidden")(model, [batch]).double(), gradient) < 1e-6
     assert reference.error(Activation(unit="hidden")(model, [batch]).double(), activation) < 1e-6
-    written = [
-        [
-            sum(x * x for x in (m.weight[k] if model_type == "gpt2" else m.weight[:, k]).tolist()) ** 0.5
-            for k in range(24)
-        ]
-        for m in down
-    ]
+    columns = [m.weight if model_type == "gpt2" else m.weight.t() for m in down]  # Conv1D has them as rows
+    written = [[sum(x * x for x in column.tolist()) ** 0.5 for column in layer] for layer in columns]
     weighted = Activation(unit="hidden", weighted=True)(model, [batch]).double()
     assert reference.error(weighted, activation * torch.tensor(written, dtype=torch.float64)) < 1e-6
 

@@ -135,7 +135,7 @@ def test_flops_by_hand(model, batch):
 
 
 def test_flops_of_hidden_neurons_by_hand(model, batch):
-    """Beyond rows: for each pass and layer a product of its gradients [180, 128] with the down-projection [128, 352]."""
+    """Beyond rows: for each pass and layer a product of gradients [180, 128] with the down-projection [128, 352]."""
     rows, hidden = (plan(model, [batch], m=1, path="right", unit=unit) for unit in ("row", "hidden"))
     assert rows.passes == hidden.passes == 1
     assert hidden.stages[2].flops - rows.stages[2].flops == 6 * (6 * 30) * 2 * 128 * 352
