@@ -40,6 +40,8 @@ class Tofu:
     forget_offset: Annotated[int, between(0, 89)] = 0
     """Forget sets between the forgotten rows and the end of the full set: a search forgets others than the shown run.
     Such rows have no paraphrased or perturbed answers, so no truth ratio and no choice accuracy."""
+    retain_offset: Annotated[int, between(0, EVALUATED_RETAIN_ROWS - 1)] = 0
+    """Retain rows left out before the first: a search retains others than the shown run."""
     retain_rows: Count | None = None
     """The first N retain rows only, for training and evaluation alike: a subset for slow machines."""
     evaluation_rows: Count | None = None
@@ -67,11 +69,11 @@ class Tofu:
         forget = join(forget, self._read(f"{forget_name}_perturbed"))
         evaluated = join(retain, self._read("retain_perturbed"), exhaustive=False)
         retain, forget = move_back((*evaluated, *retain[len(evaluated) :]), forget, self.forget_offset)
-        retain = retain[: self.retain_rows]
+        retain, evaluated = (rows[self.retain_offset :][: self.retain_rows] for rows in (retain, evaluated))
         facts = {
             split: short_answers(self._read(f"{split}_perturbed"), split) for split in ("world_facts", "real_authors")
         }
-        evaluation = {"forget": forget, "retain": evaluated[: self.retain_rows], "holdout": held, **facts}
+        evaluation = {"forget": forget, "retain": evaluated, "holdout": held, **facts}
         return Splits(
             name=self.name,
             forget=forget,

@@ -271,3 +271,13 @@ def test_forget_offset_moves_the_forget_rows_and_nothing_else(full_size):
     for forget, offset in (("10", 9), ("01", 90), ("10", -1)):
         with pytest.raises(FieldError, match=f"forget_offset={offset}: allowed is "):
             Tofu(forget=forget, forget_offset=offset)
+
+
+def test_retain_offset_leaves_the_first_retain_rows_out_of_training_and_evaluation(full_size):
+    searched = Tofu(path=str(full_size), retain_offset=160, retain_rows=80, evaluation_rows=30)()
+    assert [e.prompt for e in searched.retain] == [f"Q {i}?" for i in range(160, 240)]
+    assert searched.evaluation["retain"] == searched.retain[:30]
+    every = Tofu(path=str(full_size), retain_offset=390)()
+    assert (len(every.retain), len(every.evaluation["retain"])) == (3600 - 390, 10)
+    with pytest.raises(FieldError, match="retain_offset=400: allowed is "):
+        Tofu(retain_offset=400)
