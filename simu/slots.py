@@ -93,8 +93,6 @@ class Data(Protocol):
 class Attribution(Protocol):
     """Scores each neuron by what the answers of some rows rest on."""
 
-    additive: ClassVar[bool]
-    """Whether scores of rows add up to those of all: then `groups` splits them."""
     reads_other: ClassVar[bool]
     """Whether it compares with the other side: a sample of the rows to keep for the rows to forget, and for that sample
     the rows to forget. `against` then holds their batches; others are given none."""
@@ -117,7 +115,6 @@ class Attribution(Protocol):
         batches: Iterable[Mapping[str, Tensor]],
         *,
         against: Iterable[Mapping[str, Tensor]] | None = None,
-        groups: int | None = None,
         checkpoint: str | Path | None = None,
     ) -> NeuronScores: ...
 
@@ -131,7 +128,6 @@ class WithCompleteness(Protocol):
         model: nn.Module,
         batches: Iterable[Mapping[str, Tensor]],
         *,
-        groups: int | None = None,
         checkpoint: str | Path | None = None,
     ) -> tuple[NeuronScores, Tensor | None]: ...
 

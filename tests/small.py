@@ -30,3 +30,20 @@ def rows(n: int, seed: int) -> list[Encoded]:
         return tuple(torch.randint(1, 97, (length,), generator=generator).tolist())
 
     return [Encoded(ids(2, 6), ids(1, 9)) for _ in range(n)]
+
+
+ATTRIBUTION_SWITCHES: list[dict[str, str | int]] = [
+    {"objective": "nll"},
+    {"objective": "prob"},
+    {"position": "sequence"},
+    {"layers": "all"},
+    {"path": "right"},
+    {"path": "left"},
+    {"path": "midpoint"},
+    {"reduction": "absolute"},
+    {"m": 1},
+    {"position": "sequence", "layers": "all", "path": "midpoint"},
+    {"position": "sequence", "reduction": "absolute", "objective": "prob"},
+    {"layers": "all", "reduction": "absolute", "path": "left"},
+]
+"""Other settings of `neuron_attribution` than its defaults, alone and together."""

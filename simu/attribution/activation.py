@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from simu.attribution.engine.capture import Position, layout, precise, undisturbed
 from simu.attribution.engine.engine import Engine
 from simu.attribution.engine.tail import Objective
-from simu.attribution.samples import Batches, scored_batches
+from simu.attribution.samples import Batches, Kept, Side, scored_batches
 from simu.attribution.weight_gradients import unit_weights
 from simu.data.batches import Tokens
 from simu.fields import KNOB, between, component
@@ -29,7 +28,6 @@ class Activation:
     the column is; a row is what the channel reads.
     """
 
-    additive: ClassVar[bool] = True
     reads_other: ClassVar[bool] = False
     m: Annotated[int, between(1, 4096), KNOB] = 1
     """Not read: there is no path."""
@@ -46,16 +44,10 @@ class Activation:
     """Rows of a micro-batch as the caller gives them. Changes scores by rounding alone."""
 
     def __call__(
-        self,
-        model: nn.Module,
-        batches: Batches,
-        *,
-        against: Batches | None = None,
-        groups: int | None = None,
-        checkpoint: str | Path | None = None,
+        self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None
     ) -> NeuronScores:
-        """Sums over samples: float32 [L, units], or [G, L, units] with `groups`. `checkpoint` is not read: quick."""
-        sums = activation_size(model, scored_batches(batches, self.tokens), self.unit, groups)
+        """Sums over samples: float32 [L, units]. `checkpoint` is not read: quick."""
+        sums = activation_size(model, scored_batches(batches, self.tokens), self.unit)
         return sums * weight_norms(model, self.unit) if self.weighted else sums
 
 
@@ -65,18 +57,17 @@ def weight_norms(model: nn.Module, unit: NeuronUnit) -> NeuronScores:
     return torch.stack([weight.to(precise(weight.dtype)).norm(dim=1).float().cpu() for weight in weights])
 
 
-def activation_size(model: nn.Module, batches: Batches, unit: NeuronUnit, groups: int | None = None) -> NeuronScores:
-    """Σ_i |β_i|, or Σ_i |h_i|, over what the labels score: float32 [L, units], or [G, L, units] by batch["group"]."""
+def activation_size(model: nn.Module, batches: Batches, unit: NeuronUnit) -> NeuronScores:
+    """Σ_i |β_i|, or Σ_i |h_i|, over what the labels score: float32 [L, units]."""
     device = next(model.parameters()).device
     with undisturbed(model), torch.no_grad():
         engine = Engine(model, unit=unit)
-        sums = torch.zeros(groups or 1, *engine.parts.shape(unit), dtype=torch.float64)
+        sums = torch.zeros(engine.parts.shape(unit), dtype=torch.float64)
         for on_cpu in track(list(batches), "activations"):
             batch = {name: x.to(device) for name, x in on_cpu.items()}
             where = layout(batch["labels"], batch["attention_mask"], "next_token")
-            group = batch["group"].cpu() if groups is not None else torch.zeros(len(where.scored), dtype=torch.long)
             clean = engine.clean(batch, where)
             for layer, values in enumerate(clean.beta if unit == "row" else clean.read):
                 size = values.float().abs().masked_fill(~where.scored[:, :, None], 0).sum(1)
-                sums[:, layer].index_add_(0, group, size.cpu().double())
-    return (sums if groups is not None else sums[0]).float()
+                sums[layer] += size.cpu().double().sum(0)
+    return sums.float()

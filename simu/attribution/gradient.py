@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from torch import nn
@@ -11,7 +10,7 @@ from simu.attribution.engine.capture import Position
 from simu.attribution.engine.tail import Objective
 from simu.attribution.exact import Reduction
 from simu.attribution.integrated import Integrated
-from simu.attribution.samples import Batches
+from simu.attribution.samples import Batches, Kept, Side
 from simu.data.batches import Tokens
 from simu.fields import KNOB, GiB, between, component
 from simu.types import NeuronScores, NeuronUnit
@@ -22,7 +21,6 @@ class Gradient:
     """Σ_i β_i · ∂L_i/∂β_i, or for hidden neurons Σ_i h_i · ∂L_i/∂h_i: the path integral cut to its end point. One
     backward pass gives every layer, exactly, since there the vector is the clean one whatever the layer."""
 
-    additive: ClassVar[bool] = True
     reads_other: ClassVar[bool] = False
     m: Annotated[int, between(1, 4096), KNOB] = 1
     """Not read: there is one point, a = β."""
@@ -38,15 +36,9 @@ class Gradient:
     tokens: Tokens = "answer"
 
     def __call__(
-        self,
-        model: nn.Module,
-        batches: Batches,
-        *,
-        against: Batches | None = None,
-        groups: int | None = None,
-        checkpoint: str | Path | None = None,
+        self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None
     ) -> NeuronScores:
-        """Sums over samples: float32 [L, units], or [G, L, units] with `groups`."""
+        """Sums over samples: float32 [L, units]."""
         end_point = Integrated(
             m=1,
             path="right",
@@ -58,4 +50,4 @@ class Gradient:
             batch_size=self.batch_size,
             max_memory=self.max_memory,
         )
-        return end_point(model, batches, groups=groups, checkpoint=checkpoint)
+        return end_point(model, batches, checkpoint=checkpoint)

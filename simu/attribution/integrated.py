@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
@@ -13,7 +12,7 @@ from simu.attribution.engine.planning import Plan, plan
 from simu.attribution.engine.tail import Objective
 from simu.attribution.exact import Layers, Reduction, neuron_attribution
 from simu.attribution.path import PathRule
-from simu.attribution.samples import Batches, scored_batches
+from simu.attribution.samples import Batches, Kept, Side, scored_batches
 from simu.data.batches import Tokens
 from simu.fields import GiB, between, component
 from simu.types import NeuronScores, NeuronUnit
@@ -23,7 +22,6 @@ from simu.types import NeuronScores, NeuronUnit
 class Integrated:
     """Integrated gradients along a path from 0 to β. The fields are those of `neuron_attribution`."""
 
-    additive: ClassVar[bool] = True
     reads_other: ClassVar[bool] = False
     m: Annotated[int, between(1, 4096)] = 5
     """Path points."""
@@ -43,19 +41,13 @@ class Integrated:
     """Recompute activations backwards; None: only where memory asks for it. Changes scores by rounding alone."""
 
     def __call__(
-        self,
-        model: nn.Module,
-        batches: Batches,
-        *,
-        against: Batches | None = None,
-        groups: int | None = None,
-        checkpoint: str | Path | None = None,
+        self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None
     ) -> NeuronScores:
-        """Sums over samples: float32 [L, units], or [G, L, units] with `groups`."""
-        return self.with_completeness(model, batches, groups=groups, checkpoint=checkpoint)[0]
+        """Sums over samples: float32 [L, units]."""
+        return self.with_completeness(model, batches, checkpoint=checkpoint)[0]
 
     def with_completeness(
-        self, model: nn.Module, batches: Batches, *, groups: int | None = None, checkpoint: str | Path | None = None
+        self, model: nn.Module, batches: Batches, *, checkpoint: Kept = None
     ) -> tuple[NeuronScores, Tensor | None]:
         """The scores, and how far each layer's are from what they should add up to: float64 [L] (`completeness`)."""
         return neuron_attribution(
@@ -69,16 +61,13 @@ class Integrated:
             path=self.path,
             reduction=self.reduction,
             tokens=self.tokens,
-            groups=groups,
             max_memory=self.max_memory,
             recompute=self.recompute,
             checkpoint=checkpoint,
             return_completeness=True,
         )
 
-    def plan(
-        self, model: nn.Module, batches: Batches, *, groups: int = 1, device: torch.device | str | None = None
-    ) -> Plan:
+    def plan(self, model: nn.Module, batches: Batches, *, device: torch.device | str | None = None) -> Plan:
         """Bytes and FLOPs by stage on `device`; `model` may be on the meta device."""
         return plan(
             model,
@@ -90,6 +79,5 @@ class Integrated:
             path=self.path,
             max_memory=self.max_memory,
             recompute=self.recompute,
-            groups=groups,
             device=device,
         )

@@ -3,9 +3,8 @@ k of its MLP down-projection or, with `unit=hidden`, column k: what hidden neuro
 
 g is the gradient of the summed token CE over the rows that are scored, g' that over the rows of the other side (the
 retain sample for the forget rows, and the other way round), W[k] the unit's weights; its bias is not read. Scores but
-those of `random` are of one pass over the rows, before any training: no source's recomputation in between. They do not
-add up over rows, so there are no groups; and a pass is quick beside the attribution's, so none keeps a checkpoint: one
-that was killed starts anew and gives the same.
+those of `random` are of one pass over the rows, before any training: no source's recomputation in between. A pass is
+quick beside the attribution's, so none keeps a checkpoint: one that was killed starts anew and gives the same.
 
 Layers L, U units of K weights each: D of F, or F of D hidden ones.
 """
@@ -13,22 +12,18 @@ Layers L, U units of K weights each: D of F, or F of D hidden ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from simu.attribution.samples import Batches, require_against, require_no_groups
+from simu.attribution.samples import Batches, Kept, Side, require_against
 from simu.attribution.weight_gradients import fisher_information, summed_gradients, unit_weights
 from simu.data.batches import Tokens
 from simu.fields import KNOB, Positive, Seed, between, component, narrow
 from simu.models.anatomy import anatomy
 from simu.types import NeuronScores, NeuronUnit
 
-Side = Batches | None
-Split = int | None
-Kept = str | Path | None
 NotRead = Annotated[int, between(1, 4096), KNOB]
 """Of `m`, which is there so that sweeps over it compose: there is no path."""
 Rows = Annotated[int, between(1, 65536)]
@@ -68,6 +63,27 @@ def of_layers(score: Callable[..., Tensor], *layers: Sequence[Tensor]) -> Neuron
     return torch.stack([score(*tensors).float().cpu() for tensors in zip(*layers, strict=True)])
 
 
+class Reads(Protocol):
+    """What of an attribution says which tokens and units are read."""
+
+    @property
+    def tokens(self) -> Tokens: ...
+    @property
+    def unit(self) -> NeuronUnit: ...
+
+
+def compared(
+    read: Callable[[nn.Module, Batches, Tokens, NeuronUnit], list[Tensor]],
+    rival: Reads,
+    model: nn.Module,
+    batches: Batches,
+    against: Side,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What is read of the rows and of the other side's, [U, K] a layer. Raises UserError without `against`."""
+    other = read(model, require_against(against, type(rival).__name__), rival.tokens, rival.unit)
+    return read(model, batches, rival.tokens, rival.unit), other
+
+
 @component
 class GradNorm:
     """‖g[k]‖₂.
@@ -76,7 +92,6 @@ class GradNorm:
     looks anew at each step; SalUn (a6e89fd) takes |g| of each weight and keeps half.
     """
 
-    additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
     m: NotRead = 1
     unit: NeuronUnit = "row"
@@ -84,11 +99,8 @@ class GradNorm:
     batch_size: Rows = 16
     """Rows of a micro-batch as the caller gives them. Changes scores by rounding alone, here and below."""
 
-    def __call__(
-        self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
-    ) -> NeuronScores:
-        """float32 [L, U]; `against` and `checkpoint` are not read. Raises UserError for groups."""
-        require_no_groups(groups, "grad_norm")
+    def __call__(self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None) -> Tensor:
+        """float32 [L, U]; `against` and `checkpoint` are not read."""
         return of_layers(grad_norm, summed_gradients(model, batches, self.tokens, self.unit))
 
 
@@ -99,18 +111,14 @@ class Snip:
     Source: the `snip` score of WAGLE's code (31275e8), there of each weight.
     """
 
-    additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
     m: NotRead = 1
     unit: NeuronUnit = "row"
     tokens: Tokens = "answer"
     batch_size: Rows = 16
 
-    def __call__(
-        self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
-    ) -> NeuronScores:
+    def __call__(self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None) -> Tensor:
         """As `GradNorm`."""
-        require_no_groups(groups, "snip")
         return of_layers(snip, summed_gradients(model, batches, self.tokens, self.unit), unit_weights(model, self.unit))
 
 
@@ -122,7 +130,6 @@ class Wagle:
     whole model. μ is that of its configs; its class has 1e-3.
     """
 
-    additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = True
     m: NotRead = 1
     unit: NeuronUnit = "row"
@@ -131,13 +138,9 @@ class Wagle:
     tokens: Tokens = "answer"
     batch_size: Rows = 16
 
-    def __call__(
-        self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
-    ) -> NeuronScores:
-        """float32 [L, U]; `checkpoint` is not read. Raises UserError for groups, and without `against`."""
-        require_no_groups(groups, "wagle")
-        sides = (require_against(against, "wagle"), batches)
-        other, own = (summed_gradients(model, side, self.tokens, self.unit) for side in sides)
+    def __call__(self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None) -> Tensor:
+        """float32 [L, U]; `checkpoint` is not read. Raises UserError without `against`."""
+        own, other = compared(summed_gradients, self, model, batches, against)
         return of_layers(lambda g, r, w: wagle(g, r, w, self.mu), own, other, unit_weights(model, self.unit))
 
 
@@ -149,7 +152,6 @@ class FisherRatio:
     begins at, over whole matrices; here it ranks units.
     """
 
-    additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = True
     m: NotRead = 1
     unit: NeuronUnit = "row"
@@ -159,13 +161,9 @@ class FisherRatio:
     batch_size: Annotated[int, between(1, 65536), KNOB] = 16
     """Not read: each row has a pass of its own, without padding."""
 
-    def __call__(
-        self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
-    ) -> NeuronScores:
+    def __call__(self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None) -> Tensor:
         """As `Wagle`."""
-        require_no_groups(groups, "fisher_ratio")
-        sides = (require_against(against, "fisher_ratio"), batches)
-        other, own = (fisher_information(model, side, self.tokens, self.unit) for side in sides)
+        own, other = compared(fisher_information, self, model, batches, against)
         return of_layers(lambda f, r: fisher_ratio(f, r, self.eps), own, other)
 
 
@@ -177,7 +175,6 @@ class MemFlex:
     unit, and how many are kept is the mask's matter.
     """
 
-    additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = True
     m: NotRead = 1
     unit: NeuronUnit = "row"
@@ -186,13 +183,9 @@ class MemFlex:
     tokens: Tokens = "answer"
     batch_size: Rows = 16
 
-    def __call__(
-        self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
-    ) -> NeuronScores:
+    def __call__(self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None) -> Tensor:
         """As `Wagle`."""
-        require_no_groups(groups, "memflex")
-        sides = (require_against(against, "memflex"), batches)
-        other, own = (summed_gradients(model, side, self.tokens, self.unit) for side in sides)
+        own, other = compared(summed_gradients, self, model, batches, against)
         return of_layers(lambda g, r: memflex(g, r, self.threshold), own, other)
 
 
@@ -201,7 +194,6 @@ class RandomScores:
     """Uniform in (0, 1), seeded: the control. Forget and retain rows get the same scores, so that `forget_only` and
     `contrastive` make nothing of them; `top` and `dual` do."""
 
-    additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
     m: NotRead = 1
     unit: NeuronUnit = "row"
@@ -212,11 +204,8 @@ class RandomScores:
     batch_size: Annotated[int, between(1, 65536), KNOB] = 16
     """Not read."""
 
-    def __call__(
-        self, model: nn.Module, batches: Batches, *, against: Side = None, groups: Split = None, checkpoint: Kept = None
-    ) -> NeuronScores:
-        """float32 [L, U]; of the model the sizes alone are read. Raises UserError for groups."""
-        require_no_groups(groups, "random")
+    def __call__(self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None) -> Tensor:
+        """float32 [L, U]; of the model the sizes alone are read."""
         parts = anatomy(model)
         generator = torch.Generator().manual_seed(narrow(self.seed))
         return torch.rand(parts.shape(self.unit), generator=generator).clamp_(min=2.0**-25)  # never 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from simu.data.batches import Tokens
 from simu.types import IGNORE, UserError, require
 
 Batches = Iterable[Mapping[str, Tensor]]
+Side = Batches | None
+"""The other side's batches, of what compares with them."""
+Kept = str | Path | None
+"""A folder for what a killed call goes on from."""
 
 
 def scored_labels(batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
@@ -46,12 +51,6 @@ def require_groups(batch: Mapping[str, Tensor], groups: int) -> None:
         )
     low, high = int(batch["group"].min()), int(batch["group"].max())
     require(0 <= low <= high < groups, "batch['group']", (low, high), f"0 ≤ group < groups={groups}")
-
-
-def require_no_groups(groups: int | None, name: str) -> None:
-    """Raise UserError where scores by group are asked of an attribution whose scores do not add up over rows."""
-    if groups is not None:
-        raise UserError(f"groups={groups}: scores of {name} do not add up over rows; allowed is None")
 
 
 def require_against(against: Batches | None, name: str) -> Batches:

@@ -1,5 +1,5 @@
-"""What an attribution must be: a function of the scored tokens, whatever the batches they came in; one that says
-`additive` is a sum over them. L layers, D neurons."""
+"""What an attribution must be: a function of the scored tokens, whatever the batches they came in. L layers, D
+neurons."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Given:
 
 
 def whole(batch: Batch) -> dict[str, Tensor]:
-    """A batch as the stage makes them: with the template's tokens marked (the first of each row) and groups (one)."""
+    """A batch as the stage makes them: with the template's tokens marked (the first of each row)."""
     made: dict[str, Tensor] = {**batch}  # type: ignore[dict-item]
     made["template"] = torch.zeros_like(batch["labels"])
     made["template"][:, 0] = 1
-    return made | {"group": made.get("group", torch.zeros(len(batch["labels"]), dtype=torch.long))}
+    return made
 
 
 def check_attribution(attribution: Attribution, *, expected_failed_checks: Mapping[str, str] | None = None) -> None:
@@ -100,10 +100,9 @@ def reads_its_batches(given: Given) -> None:
 
 
 def says_what_it_is(given: Given) -> None:
-    """`additive` and `reads_other` are true or false."""
-    for name in ("additive", "reads_other"):
-        said = getattr(given.attribution, name, None)
-        assert isinstance(said, bool), f"{name} is {said!r}; write {name}: ClassVar[bool] = True or False"
+    """`reads_other` is true or false."""
+    said = getattr(given.attribution, "reads_other", None)
+    assert isinstance(said, bool), f"reads_other is {said!r}; write reads_other: ClassVar[bool] = True or False"
 
 
 def ignores_how_rows_are_batched(given: Given) -> None:
@@ -118,14 +117,6 @@ def ignores_how_rows_are_batched(given: Given) -> None:
         assert close(cut, made, TOLERANCE), "another cut of the other side's rows into batches gives other scores"
 
 
-def adds_up_over_rows(given: Given) -> None:
-    """`additive`: the scores of two halves add up to the whole's."""
-    if given.attribution.additive:
-        assert close(given.of_rows([0, 1, 2]) + given.of_rows([3, 4, 5]), given(), TOLERANCE), (
-            "scores of two halves do not add up to the whole's; do not normalise by what was given, or be not additive"
-        )
-
-
 def ignores_the_order_of_batches(given: Given) -> None:
     """Neither that of batches nor that of rows in a batch matters."""
     made = given.of_rows([0, 1], [2, 3], [4, 5])
@@ -138,20 +129,6 @@ def ignores_the_order_of_batches(given: Given) -> None:
 def ignores_padding(given: Given) -> None:
     """Columns that nothing attends to and nothing scores change nothing."""
     assert close(given(with_more_padding(given.batch)), given(), TOLERANCE), "padding changes the scores"
-
-
-def splits_into_groups(given: Given) -> None:
-    """`additive`: groups=G gives [G, L, D], the rows of each group as if they stood alone. Else it is a UserError."""
-    if not given.attribution.additive:
-        assert given.refuses(groups=3), "took groups though it is not additive; raise UserError"
-        return
-    groups = [0, 1, 1, 0, 2, 1]
-    batch: Any = {**given.batch, "group": torch.tensor(groups)}
-    made = given(batch, groups=3)
-    assert made.shape == (3, *given().shape), f"groups=3 returned shape {tuple(made.shape)}; [3, layers, neurons] is"
-    for group in range(3):
-        rows = [i for i, g in enumerate(groups) if g == group]
-        assert close(made[group], given.of_rows(rows), TOLERANCE), f"group {group} has not the scores of its rows alone"
 
 
 def compares_where_it_says(given: Given) -> None:
@@ -195,10 +172,8 @@ CHECKS: tuple[Check, ...] = (
     is_finite_and_not_zero,
     reads_its_batches,
     ignores_how_rows_are_batched,
-    adds_up_over_rows,
     ignores_the_order_of_batches,
     ignores_padding,
-    splits_into_groups,
     compares_where_it_says,
     gives_the_same_scores_twice,
     leaves_the_model_alone,

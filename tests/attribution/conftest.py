@@ -150,3 +150,9 @@ def reference():
             return float((got - expected).abs().max() / expected.abs().max())
 
     return Reference
+
+
+@pytest.fixture
+def batch():
+    """Rows of 3 + 4 and 2 + 6 tokens."""
+    return batch_of([(3, 4), (2, 6)])

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from simu.attribution import Activation, Gradient, Integrated, attribution_batches, count_samples
+from simu.attribution import Activation, Gradient, Integrated, attribution_batches, count_samples, neuron_attribution
 from simu.fields import knobs
 from simu.types import Example, Template
 
@@ -22,7 +22,7 @@ def batch(reference):
 
 def test_gradient_times_activation_by_autograd(llama, batch, reference):
     """Row by row, token by token, with nothing of the engine: β · ∂ log P / ∂β at the predicting position."""
-    expected = torch.zeros(2, 3, 16, dtype=torch.float64)
+    expected = torch.zeros(3, 16, dtype=torch.float64)
     for b in range(2):
         n = int(batch["attention_mask"][b].sum())
         for t in (t for t in range(1, n) if batch["labels"][b, t] != -100):
@@ -33,9 +33,8 @@ def test_gradient_times_activation_by_autograd(llama, batch, reference):
                 hook.remove()
             grads = torch.autograd.grad(torch.log_softmax(logits, -1)[batch["input_ids"][b, t]], seen)
             for layer, (out, grad) in enumerate(zip(seen, grads, strict=True)):
-                expected[int(batch["group"][b]), layer] += (out * grad)[0, -1].detach()
-    assert reference.error(Gradient()(llama, [batch], groups=2).double(), expected) < 1e-6
-    assert reference.error(Gradient()(llama, [batch]).double(), expected.sum(0)) < 1e-6
+                expected[layer] += (out * grad)[0, -1].detach()
+    assert reference.error(Gradient()(llama, [batch]).double(), expected) < 1e-6
 
 
 def test_gradient_switches_do_something(llama, batch, reference):
@@ -62,9 +61,6 @@ def test_activation_by_hand(llama, batch, reference):
     hook.remove()
     first = seen[0][0, 2:6].abs().sum(0)  # 3 + 4 tokens: predicted at 2..5
     second = seen[0][1, 1:7].abs().sum(0)
-    got = Activation()(llama, [batch], groups=2)
-    assert reference.error(got[1, 1].double(), first) < 1e-6
-    assert reference.error(got[0, 1].double(), second) < 1e-6
     assert reference.error(Activation()(llama, [batch])[1].double(), first + second) < 1e-6
 
 
@@ -113,7 +109,9 @@ def test_made_batches_run_through_every_attribution(tokenizer, reference):
         tokenizer, Template(prompt="Q {prompt} A"), EXAMPLES, batch_size=2, tokens="template"
     )
     for attribution in (Integrated(m=2), Integrated(m=2, tokens="template"), Gradient(), Activation()):
-        by_group = attribution(model, batches, groups=len(names))
+        scores = attribution(model, batches)
+        assert (scores.shape, scores.dtype) == ((3, 16), torch.float32)
+    for tokens in ("answer", "template"):
+        by_group = neuron_attribution(model, batches, m=2, tokens=tokens, groups=len(names))
         assert by_group.shape == (2, 3, 16)
-        assert by_group.dtype == torch.float32
-        assert reference.error(by_group.sum(0), attribution(model, batches)) < 1e-5
+        assert reference.error(by_group.sum(0), neuron_attribution(model, batches, m=2, tokens=tokens)) < 1e-5

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from small import SMALL
+from small import ATTRIBUTION_SWITCHES, SMALL
 from torch import Tensor, nn
 
 from simu.attribution import Activation, Gradient, Integrated, neuron_attribution, plan
@@ -110,27 +110,7 @@ def llama(reference):
     return reference.model("llama", **BIASED)
 
 
-@pytest.fixture
-def batch(reference):
-    return reference.batch([(3, 4), (2, 6)])
-
-
-SWITCHES = [
-    {"objective": "nll"},
-    {"objective": "prob"},
-    {"position": "sequence"},
-    {"layers": "all"},
-    {"path": "right"},
-    {"path": "left"},
-    {"path": "midpoint"},
-    {"reduction": "absolute"},
-    {"m": 1},
-    {"position": "sequence", "layers": "all", "path": "midpoint"},
-    {"layers": "all", "reduction": "absolute", "path": "left"},
-]
-
-
-@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+@pytest.mark.parametrize("switch", ATTRIBUTION_SWITCHES, ids=str)
 def test_every_switch_equals_its_brute_force_and_changes_the_scores(switch, llama, batch, reference):
     settings = {"m": 3} | switch
     got = hidden_sums(llama, [batch], **settings)

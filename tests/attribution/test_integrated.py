@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from small import SMALL
+from small import ATTRIBUTION_SWITCHES, SMALL
 
 from simu.attribution import Integrated, count_samples, neuron_attribution
 from simu.attribution.exact import completeness
@@ -63,28 +63,7 @@ def llama(reference):
     return reference.model("llama", **reference.small)
 
 
-@pytest.fixture
-def batch(reference):
-    return reference.batch([(3, 4), (2, 6)])
-
-
-SWITCHES = [
-    {"objective": "nll"},
-    {"objective": "prob"},
-    {"position": "sequence"},
-    {"layers": "all"},
-    {"path": "right"},
-    {"path": "left"},
-    {"path": "midpoint"},
-    {"reduction": "absolute"},
-    {"m": 1},
-    {"position": "sequence", "layers": "all", "path": "midpoint"},
-    {"position": "sequence", "reduction": "absolute", "objective": "prob"},
-    {"layers": "all", "reduction": "absolute", "path": "left"},
-]
-
-
-@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+@pytest.mark.parametrize("switch", ATTRIBUTION_SWITCHES, ids=str)
 def test_every_switch_equals_its_brute_force_and_changes_the_scores(switch, llama, batch, reference):
     settings = {"m": 3} | switch
     got = neuron_sums(llama, [batch], **settings)

@@ -136,13 +136,6 @@ def test_the_other_side_matters(rival, llama, sides, reference):
     assert reference.error(rival(llama, [own], against=[own]), rival(llama, [own], against=[other])) > 1e-2
 
 
-@pytest.mark.parametrize("rival", [*RIVALS, RandomScores()], ids=repr)
-def test_groups_are_refused(rival, llama, sides):
-    own, other = sides
-    with pytest.raises(UserError, match=r"^groups=2: scores of \w+ do not add up over rows; allowed is None$"):
-        rival(llama, [own], against=[other], groups=2)
-
-
 def test_template_tokens_are_scored_when_asked(llama, sides, reference):
     """Which is the same as labelling them."""
 

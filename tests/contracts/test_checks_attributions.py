@@ -13,7 +13,7 @@ from torch import Tensor
 from simu import testing
 from simu.fields import KNOB, Positive, component
 from simu.models.anatomy import anatomy
-from simu.types import IGNORE, UserError
+from simu.types import IGNORE, NeuronUnit, UserError
 
 Batch = Mapping[str, Tensor]
 
@@ -27,24 +27,14 @@ class Sums:
     """Squared gradient of each row's log-likelihood, by down-projection output channel, added up over rows; each bad
     attribution differs by one mistake."""
 
-    additive: ClassVar[bool] = True
     reads_other: ClassVar[bool] = False
+    unit: NeuronUnit = "row"
     scale: Annotated[Positive, KNOB] = 1.0
 
     def __call__(
-        self,
-        model: Any,
-        batches: Any,
-        *,
-        against: Any = None,
-        groups: int | None = None,
-        checkpoint: str | Path | None = None,
+        self, model: Any, batches: Any, *, against: Any = None, checkpoint: str | Path | None = None
     ) -> Tensor:
-        batches = [dict(batch) for batch in batches]
-        if groups is None:
-            return self.whole(model, batches).float()
-        chosen = ([rows_of(b, b["group"] == g) for b in batches] for g in range(groups))
-        return torch.stack([self.whole(model, [b for b in part if len(b["labels"])]) for part in chosen]).float()
+        return self.whole(model, [dict(batch) for batch in batches]).float()
 
     def whole(self, model: Any, batches: list[dict[str, Tensor]]) -> Tensor:
         return sum((self.of(model, batch) for batch in batches), torch.zeros(2, 16).double())
@@ -114,12 +104,6 @@ class MeanOverBatches(Sums):
 
 
 @component
-class MeanOverRows(Sums):
-    def whole(self, model: Any, batches: list[dict[str, Tensor]]) -> Tensor:
-        return super().whole(model, batches) / sum(len(b["labels"]) for b in batches)
-
-
-@component
 class FirstBatchCountsMost(Sums):
     """Adds up rightly where batches have one row each or are few, but the first of three counts twice."""
 
@@ -134,13 +118,6 @@ class NormalisesByWidth(Sums):
         rows = len(batch["labels"])
         wide = batch["input_ids"].shape[1] > batch["attention_mask"].sum(dim=1).max()
         return super().of(model, batch) * (1.01 if wide and rows == 6 else 1)
-
-
-@component
-class MixesGroups(Sums):
-    def __call__(self, model: Any, batches: Any, *, groups: int | None = None, **options: Any) -> Tensor:
-        made = super().__call__(model, batches, groups=groups, **options)
-        return made if groups is None else made.roll(1, 0)
 
 
 @component
@@ -182,19 +159,18 @@ class KnobMatters(Sums):
 
 @component
 class SaysNothing(Sums):
-    additive: ClassVar[bool] = None  # type: ignore[assignment]
+    reads_other: ClassVar[bool] = None  # type: ignore[assignment]
 
 
 @component
 class Ratio(Sums):
     """Squared gradients over those of the other side: no sum, and right as it is."""
 
-    additive: ClassVar[bool] = False
     reads_other: ClassVar[bool] = True
 
-    def __call__(self, model: Any, batches: Any, *, against: Any = None, groups: int | None = None, **_: Any) -> Tensor:
-        if groups is not None or against is None:
-            raise UserError("no groups, and not without the other side")
+    def __call__(self, model: Any, batches: Any, *, against: Any = None, **_: Any) -> Tensor:
+        if against is None:
+            raise UserError("not without the other side")
         own, other = (self.whole(model, [dict(batch) for batch in side]) for side in (batches, against))
         return self.ratio(own, other).float()
 
@@ -223,12 +199,6 @@ class RatioByOtherBatches(Ratio):
 
 
 @component
-class RatioTakesGroups(Ratio):
-    def __call__(self, model: Any, batches: Any, *, groups: int | None = None, **options: Any) -> Tensor:
-        return super().__call__(model, batches, **options)
-
-
-@component
 class RatioOfNothing(Ratio):
     def ratio(self, own: Tensor, other: Tensor) -> Tensor:
         return own
@@ -248,7 +218,7 @@ class ReadsTheOtherSideUnsaid(Sums):
 
 
 @planted(
-    (SaysNothing(), "says_what_it_is", "additive is None"),
+    (SaysNothing(), "says_what_it_is", "reads_other is None"),
     (Transposed(), "has_shape_and_type", "[layers, neurons] = (2, 16)"),
     (Doubles(), "has_shape_and_type", "returned torch.float64"),
     (Zeros(), "is_finite_and_not_zero", "zeros alone for layer(s) [0, 1]"),
@@ -257,17 +227,14 @@ class ReadsTheOtherSideUnsaid(Sums):
     (ReadsTheModelAlone(), "reads_its_batches", "the same scores for other rows"),
     (ScoresThePrompt(), "reads_its_batches", "the same scores for fewer labels"),
     (MeanOverBatches(), "ignores_how_rows_are_batched", "never means over a batch"),
-    (MeanOverRows(), "adds_up_over_rows", "do not normalise by what was given"),
     (ZerosAgainst(), "is_finite_and_not_zero", "zeros alone"),
     (RatioMeanOverBatches(), "ignores_how_rows_are_batched", "never means over a batch"),
     (RatioByOtherBatches(), "ignores_how_rows_are_batched", "another cut of the other side's rows"),
-    (RatioTakesGroups(), "splits_into_groups", "took groups though it is not additive"),
     (RatioOfNothing(), "compares_where_it_says", "does it need reads_other?"),
     (RatioTakesNone(), "compares_where_it_says", "took no rows to compare with"),
     (ReadsTheOtherSideUnsaid(), "compares_where_it_says", "it must say reads_other = True"),
     (FirstBatchCountsMost(), "ignores_the_order_of_batches", "another order of batches"),
     (NormalisesByWidth(), "ignores_padding", "padding changes the scores"),
-    (MixesGroups(), "splits_into_groups", "has not the scores of its rows alone"),
     (Unseeded(), "gives_the_same_scores_twice", "field `seed`"),
     (AddsToItsCheckpoint(), "gives_the_same_scores_twice", "with a checkpoint, second call"),
     (LeavesAHook(), "leaves_the_model_alone", "the model's hooks"),
