@@ -94,10 +94,10 @@ class GradNorm:
 
     reads_other: ClassVar[bool] = False
     m: NotRead = 1
-    unit: NeuronUnit = "row"
-    tokens: Tokens = "answer"
     batch_size: Rows = 16
     """Rows of a micro-batch as the caller gives them. Changes scores by rounding alone, here and below."""
+    tokens: Tokens = "answer"
+    unit: NeuronUnit = "row"
 
     def __call__(self, model: nn.Module, batches: Batches, *, against: Side = None, checkpoint: Kept = None) -> Tensor:
         """float32 [L, U]; `against` and `checkpoint` are not read."""

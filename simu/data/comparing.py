@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from simu.fields import KNOB
 from simu.types import Example, Splits, UserError
 
-Overlap = Literal["refuse", "allow"]
+Overlap = Annotated[Literal["refuse", "allow"], KNOB]
+"""Whether rows may stand in two splits that must share none (`APART`)."""
 APART = (
     ("forget", "retain", "what is to be forgotten would be taught again"),
     ("holdout", "forget", "they are no non-members"),

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from simu.data.comparing import Overlap
 from simu.data.rows import SUFFIXES, Row, file_in, read_file, read_parquet, read_rows, read_text
-from simu.fields import KNOB, Count, Place, between, component
+from simu.fields import Count, Place, between, component
 from simu.store.hub import check_data_set, unreachable_data_set
 from simu.types import Example, Splits, Template, UserError, require
 
@@ -79,8 +79,7 @@ class Lume:
     mia_member_file: Place | None = None
     """JSON Lines with the field `document`; for mia_set=files."""
     mia_nonmember_file: Place | None = None
-    overlap: Annotated[Overlap, KNOB] = "refuse"
-    """Whether rows may stand in two splits that must share none (`simu.data.comparing.APART`)."""
+    overlap: Overlap = "refuse"
 
     def __post_init__(self) -> None:
         last = FOLDS.index(self.fold) if self.fold in FOLDS else 0

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from simu.data.comparing import Overlap
 from simu.data.rows import Percent
-from simu.fields import KNOB, Count, Seed, between, component
+from simu.fields import Count, Seed, between, component
 from simu.types import Example, Splits, require
 
 
@@ -73,8 +73,7 @@ class Mini:
     """The first N retain rows only."""
     evaluation_rows: Count | None = None
     """The first N rows of every evaluation split only."""
-    overlap: Annotated[Overlap, KNOB] = "refuse"
-    """Whether rows may stand in two splits that must share none (`simu.data.comparing.APART`)."""
+    overlap: Overlap = "refuse"
 
     def __post_init__(self) -> None:
         last = self.authors // forget_count(self.authors, self.forget) - 1

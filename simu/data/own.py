@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from simu.data.comparing import Overlap, check_apart
 from simu.data.formats import KINDS, read
 from simu.data.rows import Row
-from simu.fields import KNOB, Count, Place, component
+from simu.fields import Count, Place, component
 from simu.types import Example, Splits, Template, UserError, require, shown
 
 log = logging.getLogger(__name__)
@@ -75,11 +75,10 @@ class Own:
     id: str | None = None
     """The column of ids. None: rows are numbered."""
     retain_rows: Count | None = None
-    """The first N retain rows only."""
+    """The first N rows of `retain` only."""
     evaluation_rows: Count | None = None
     """The first N rows of every evaluation split only."""
-    overlap: Annotated[Overlap, KNOB] = "refuse"
-    """Whether rows may stand in two splits that must share none (`simu.data.comparing.APART`)."""
+    overlap: Overlap = "refuse"
 
     def __post_init__(self) -> None:
         given = [name for name in ("prompt", "answer") if getattr(self, name) is not None]

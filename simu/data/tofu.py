@@ -12,7 +12,7 @@ from typing import Annotated
 
 from simu.data.comparing import Overlap
 from simu.data.rows import Percent, Row, numbered, read_rows
-from simu.fields import KNOB, Count, Place, between, component
+from simu.fields import Count, Place, between, component
 from simu.store.hub import check_data_set, unreachable_data_set
 from simu.types import Example, Splits, UserError, require
 
@@ -46,8 +46,7 @@ class Tofu:
     """The first N retain rows only, for training and evaluation alike: a subset for slow machines."""
     evaluation_rows: Count | None = None
     """The first N rows of every evaluation split only."""
-    overlap: Annotated[Overlap, KNOB] = "refuse"
-    """Whether rows may stand in two splits that must share none (`simu.data.comparing.APART`)."""
+    overlap: Overlap = "refuse"
 
     def __post_init__(self) -> None:
         last = (FULL_ROWS - EVALUATED_RETAIN_ROWS) // (40 * int(self.forget)) - 1
