@@ -31,7 +31,8 @@ def test_artifacts(finished):
     assert mask.shape == scores.shape == (2, 32)
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["status"] == "completed"
-    assert provenance["mask"] == {"total": 64, "selected": int(mask.sum()), "per_layer": mask.sum(1).tolist()}
+    counts = {"total": 64, "selected": int(mask.sum()), "per_layer": mask.sum(1).tolist()}
+    assert provenance["mask"] == {"unit": "row", **counts}
     steps = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps] == list(range(1, len(steps) + 1))
     assert {"forget_loss", "retain_loss", "lr", "grad_norm", "clipped_fraction", "tokens_per_s"} <= set(steps[0])
@@ -170,6 +171,24 @@ def test_a_rival_compares_with_the_other_side_and_top_takes_so_many(finished):
     done = simu(*SMALL, "mask=top", "mask.share=null", "mask.count=65", cwd=finished, check=False)
     assert done.returncode == 2
     assert done.stderr == "simu: mask.count=65: allowed is x ≤ 64, the number of neurons of tiny\n"
+
+
+def test_hidden_neurons_are_attributed_chosen_and_trained(finished):
+    """SMALL has two layers of 32 channels and 48 hidden neurons: columns of [32, 48] weights, and no others, move."""
+    from transformers import AutoModelForCausalLM
+
+    words = [*SMALL, "attribution.unit=hidden", "mask=top", "mask.share=0.1", "save_model=true", "tracker=none"]
+    simu(*words, "stages=[attribution,mask,unlearning]", "hydra.run.dir=hidden", cwd=finished)
+    folder = finished / "hidden"
+    mask = load_file(folder / "mask.safetensors")["mask"]
+    assert (mask.shape, int(mask.sum())) == ((2, 48), 10)
+    assert json.loads((folder / "mask_report.json").read_text())["unit"] == "hidden"
+    before = AutoModelForCausalLM.from_pretrained(next((finished / "cache" / "target").glob("*/model")))
+    after = AutoModelForCausalLM.from_pretrained(folder / "model")
+    for layer, chosen in enumerate(mask):
+        old, new = (model.model.layers[layer].mlp.down_proj.weight for model in (before, after))
+        assert new[:, ~chosen].equal(old[:, ~chosen])
+        assert all(not new[:, k].equal(old[:, k]) for k in chosen.nonzero().flatten())
 
 
 def test_evaluator_of_other_data_is_one_line(finished):
