@@ -40,7 +40,7 @@ def test_a_rank_above_the_width():
 def test_more_neurons_than_there_are():
     """The tiny model has 4 layers of 128."""
     top = next(config["mask"] for config in configs() if config["mask"]["_target_"].endswith("Top"))
-    for within, most, what in (("all", 512, "number of neurons"), ("layer", 128, "width")):
+    for within, most, what in (("all", 512, "number of neurons"), ("layer", 128, "number of neurons a layer")):
         chosen = top | {"share": None, "within": within}
         check_sizes(build_run(default() | {"mask": chosen | {"count": most}}))
         with pytest.raises(UserError, match=rf"^mask\.count={most + 1}: allowed is x ≤ {most}, the {what} of tiny$"):
