@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from simu.models.anatomy import anatomy
-from simu.slots import Attribution
+from simu.slots import Attribution, WithCompleteness
 from simu.testing.bench import close, left_alone, small_model, small_rows, take, with_more_padding
 from simu.testing.contract import Check, of, run_checks, with_other_knobs
 from simu.types import IGNORE, Batch, NeuronScores, UserError
@@ -117,6 +117,14 @@ def ignores_how_rows_are_batched(given: Given) -> None:
         assert close(cut, made, TOLERANCE), "another cut of the other side's rows into batches gives other scores"
 
 
+def adds_up_over_rows(given: Given) -> None:
+    """Where the attribution knows what its scores add up to, the scores of two halves add up to the whole's."""
+    if isinstance(given.attribution, WithCompleteness):
+        assert close(given.of_rows([0, 1, 2]) + given.of_rows([3, 4, 5]), given(), TOLERANCE), (
+            "scores of two halves do not add up to the whole's; do not normalise by what was given"
+        )
+
+
 def ignores_the_order_of_batches(given: Given) -> None:
     """Neither that of batches nor that of rows in a batch matters."""
     made = given.of_rows([0, 1], [2, 3], [4, 5])
@@ -172,6 +180,7 @@ CHECKS: tuple[Check, ...] = (
     is_finite_and_not_zero,
     reads_its_batches,
     ignores_how_rows_are_batched,
+    adds_up_over_rows,
     ignores_the_order_of_batches,
     ignores_padding,
     compares_where_it_says,

@@ -104,6 +104,17 @@ class MeanOverBatches(Sums):
 
 
 @component
+class MeanOverRows(Sums):
+    """Its completeness would be that of a sum."""
+
+    def whole(self, model: Any, batches: list[dict[str, Tensor]]) -> Tensor:
+        return super().whole(model, batches) / sum(len(b["labels"]) for b in batches)
+
+    def with_completeness(self, model: Any, batches: Any, *, checkpoint: Any = None) -> tuple[Tensor, None]:
+        return self(model, batches, checkpoint=checkpoint), None
+
+
+@component
 class FirstBatchCountsMost(Sums):
     """Adds up rightly where batches have one row each or are few, but the first of three counts twice."""
 
@@ -227,6 +238,7 @@ class ReadsTheOtherSideUnsaid(Sums):
     (ReadsTheModelAlone(), "reads_its_batches", "the same scores for other rows"),
     (ScoresThePrompt(), "reads_its_batches", "the same scores for fewer labels"),
     (MeanOverBatches(), "ignores_how_rows_are_batched", "never means over a batch"),
+    (MeanOverRows(), "adds_up_over_rows", "do not normalise by what was given"),
     (ZerosAgainst(), "is_finite_and_not_zero", "zeros alone"),
     (RatioMeanOverBatches(), "ignores_how_rows_are_batched", "never means over a batch"),
     (RatioByOtherBatches(), "ignores_how_rows_are_batched", "another cut of the other side's rows"),
