@@ -8,7 +8,7 @@ growth    how the cost grows with answer length, m, layers and width (and the pl
 speedups  what each trick of the engine is worth
 large     a random OLMo-1B in bfloat16 on the CPU, 4 real rows, m = 2: resident memory
 plan      bytes and FLOPs of LLaMA2-7B and OLMo-1B, without weights
-cuda      a random LLaMA2-7B in bfloat16 and 400 forget rows: tokens/s, memory, model-FLOPs utilisation
+cuda      a random LLaMA2-7B in bfloat16 and --large-rows forget rows: tokens/s, memory, model-FLOPs utilisation
 
 The brute force is written out in attribution_references.py: for each token and layer a forward for the clean vector and
 m forwards and backwards, as DEPN's code has it (flamewei123/DEPN); `lean` does it every favour (the clean vectors of
@@ -68,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with TOFU's forget10.jsonl and retain90.jsonl")
     parser.add_argument("--only", nargs="*", help="some of the sections")
     parser.add_argument("--rows", type=int, default=16, help="forget rows in compare and speedups")
+    parser.add_argument("--large-rows", type=int, default=400, help="forget rows in cuda (default: all of forget10)")
     parser.add_argument("--m", type=int, default=5, help="path points in compare, growth and speedups")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -276,6 +277,7 @@ def cuda(model: nn.Module, forget: list[Encoded], pad: int, options: argparse.Na
     device = torch.cuda.get_device_name()
     with torch.device("cuda"):
         big = AutoModelForCausalLM.from_config(LLAMA2_7B, dtype=torch.bfloat16).eval()
+    forget = forget[: options.large_rows]
     batches = batches_of(forget, pad, 16)
     planned = planned_at(big, batches, m=options.m)
     print(planned)

@@ -2,6 +2,7 @@
 
     python benchmarks/evaluation.py --data ../shared/data/tofu                # 40 + 40 rows, a few minutes
     python benchmarks/evaluation.py --data ../shared/data/tofu --rows 400     # forget10 and as many rows of retain90
+    python benchmarks/evaluation.py --data ../shared/data/tofu --rows 4 --large   # LLaMA2-7B's shape, on a CUDA device
 
 The official loop is TOFU's and SOUL's: `model.generate` for one row after the other, greedy, 200 new tokens. Three
 models are timed: a tiny LLaMA that has memorised the rows, the same half-forgotten (gradient ascent on the forget rows
@@ -20,16 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from shapes import LLAMA2_7B
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from simu.data.batching import Encoded, collate, encode, length_buckets
 from simu.inference.decoding import Work
 from simu.inference.generate import generate
 from simu.inference.likelihood import score
 from simu.inference.slots import Slots
-from simu.models.forward import labelled_logits
+from simu.models.forward import device_of, labelled_logits
 from simu.types import Template
 
 STATES = ("memorised", "half-forgotten", "collapsed")
@@ -48,6 +50,9 @@ def main() -> None:
         f"torch {torch.__version__}, at most {options.max_new_tokens} new tokens, "
         f"{options.max_batch_tokens} tokens a batch"
     )
+    if options.large:
+        large(tokenizer, rows, options)
+        return
     model = tiny_llama(len(tokenizer), options.hidden_size)
     print(
         f"{'state':15}{'official s':>11}{'engine s':>10}{'ratio':>7}{'passes':>9}{'engine':>8}{'saved':>7}"
@@ -73,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hidden-size", type=int, default=128, help="width of the 4-layer model")
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--states", nargs="+", choices=STATES, default=STATES)
+    parser.add_argument("--large", action="store_true", help="instead: LLaMA2-7B's shape, random bfloat16, on CUDA")
     parser.add_argument("--models", type=Path, help="folder that keeps the three models for another run")
     return parser.parse_args()
 
@@ -179,7 +185,7 @@ def official(model: nn.Module, tokenizer: PreTrainedTokenizerFast, rows: list[En
     config = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=1, pad_token_id=0)
     texts, passes, start = [], 0, time.perf_counter()
     for row in rows:
-        ids = torch.tensor([row.prompt])
+        ids = torch.tensor([row.prompt], device=device_of(model))
         output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
         new_ids = output[0, ids.shape[1] :]
         passes += len(new_ids)
@@ -224,6 +230,33 @@ def compare(
         flush=True,
     )
     return len(rows) - same
+
+
+def large(tokenizer: PreTrainedTokenizerFast, rows: list[Encoded], options: argparse.Namespace) -> None:
+    """Random weights never finish an answer and no draft is right: every row runs to its last token, the worst case."""
+    if not torch.cuda.is_available():
+        print("no CUDA device: skipped")
+        return
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(LLAMA2_7B, dtype=torch.bfloat16).eval()
+    engine(model, tokenizer, rows[:2], options, Work())
+    official(model, tokenizer, rows[:1], 20)
+    torch.cuda.reset_peak_memory_stats()
+    work = Work()
+    quick = engine(model, tokenizer, rows, options, work)
+    peak = torch.cuda.max_memory_allocated()
+    some = rows[:4]
+    slow = official(model, tokenizer, some, options.max_new_tokens)
+    began = time.perf_counter()
+    scored = score(model, tokenizer, rows, max_batch_tokens=options.max_batch_tokens)
+    spent, answers = time.perf_counter() - began, sum(len(s.hit) for s in scored)
+    print(f"{torch.cuda.get_device_name()}, LLaMA2-7B shape, random bfloat16")
+    print(
+        f"generate   {len(rows)} rows, engine: {quick.seconds:.1f} s, {work.decisions / quick.seconds:.0f} tokens/s; "
+        f"{work}; peak {peak / 2**30:.1f} GiB"
+    )
+    print(f"generate   {len(some)} rows, one by one: {slow.seconds:.1f} s, {slow.passes / slow.seconds:.0f} tokens/s")
+    print(f"likelihood {len(rows)} rows: {spent:.2f} s, {answers / spent:.0f} answer tokens/s")
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ The reference is written out below: every parameter trains, full logits, both lo
 at a time (and a few rows at a time, in the order in which they come). All variants share the model, the rows of each
 step and the process, and take turns step by step. Peak memory is exact: every allocation and release of the allocator
 in a step (torch.profiler; on CUDA the allocator's own counter), on top of what lives throughout (weights, masters,
-moments). On a CUDA device the 7B shape is measured too.
+moments). On a CUDA device the large shapes (--shape) are measured too, with random weights; what does not fit says so.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from simu.selection.select import select_parameters
 
 LR, RETAIN_WEIGHT, CLIP = 1e-5, 1.0, 1.0
 REFERENCE = "reference Sophia"
+SHAPES = {"OLMo-1B": OLMO_1B, "LLaMA2-7B": LLAMA2_7B}
 
 
 def main() -> None:
@@ -57,9 +58,12 @@ def main() -> None:
     if options.plan:
         report["plan"] = [plan(*model, options) for model in SHAPES.items()]
     if torch.cuda.is_available():
-        report["cuda"] = {"device": torch.cuda.get_device_name(), "7b": measure(*seven_b(options), options, "cuda")}
+        report["cuda"] = {"device": torch.cuda.get_device_name()}
+        for shape in options.shape:
+            print(f"\n{torch.cuda.get_device_name()}, {shape}")
+            report["cuda"][shape] = measure(*large(shape), options, "cuda")
     else:
-        print("no CUDA device: the 7B shape is computed (--plan), not measured")
+        print("no CUDA device: the large shapes are computed (--plan), not measured")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -68,6 +72,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with TOFU's forget10.jsonl and retain90.jsonl")
     parser.add_argument("--plan", action="store_true", help="bytes of LLaMA2-7B and OLMo-1B, without weights")
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="on a CUDA device")
     parser.add_argument("--batch", type=int, default=16, help="forget rows a step")
     parser.add_argument("--tokens", type=int, default=1024, help="a forward pass here (training.micro_batch_tokens)")
     parser.add_argument("--micro", type=int, default=4, help="rows a forward pass of the reference that accumulates")
@@ -205,30 +210,37 @@ def measure(
 ) -> list[dict[str, object]]:
     """A line a variant. On CUDA one variant lives at a time."""
     batches = pairs(forget, retain, options.batch, options.steps + 3)
-    together = device == "cpu"
     makers = list(variants(model, options, pad_id))
-    alive = [make() for make in makers] if together else []
-    times: dict[str, list[float]] = {}
-    rows = []
-    for make in [None] if together else makers:
-        group = alive if make is None else [make()]
-        for number, (f, r) in enumerate(batches):  # they take turns, so that a slow moment meets all
-            for variant in group:
-                seconds = timed(lambda v=variant, f=f, r=r: v.step(f, r), device)
-                if number >= 3:
-                    times.setdefault(variant.name, []).append(seconds)
-        for variant in group:
-            rows.append(
-                {
-                    "name": variant.name,
-                    "seconds": statistics.median(times[variant.name]),
-                    **memory(variant, batches[:3], device),
-                }
-            )
-        del group
-        gc.collect()
+    if device == "cpu":
+        rows = measured([make() for make in makers], batches, device)
+    else:
+        rows = [row for make in makers for row in measured_if_it_fits(make, batches, device)]
     show(rows, model, options)
     return rows
+
+
+def measured_if_it_fits(make: Callable[[], Variant], batches: list[tuple[list, list]], device: str) -> list[dict]:
+    """One variant by itself: the others' masters and moments would not fit beside it."""
+    try:
+        return measured([make()], batches, device)
+    except torch.OutOfMemoryError as error:
+        print(f"out of memory: {str(error).splitlines()[0][:160]}")
+        return []
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def measured(group: list[Variant], batches: list[tuple[list, list]], device: str) -> list[dict]:
+    times: dict[str, list[float]] = {variant.name: [] for variant in group}
+    for number, (f, r) in enumerate(batches):  # they take turns, so that a slow moment meets all
+        for variant in group:
+            seconds = timed(lambda v=variant, f=f, r=r: v.step(f, r), device)
+            if number >= 3:
+                times[variant.name].append(seconds)
+    return [
+        {"name": v.name, "seconds": statistics.median(times[v.name]), **memory(v, batches[:3], device)} for v in group
+    ]
 
 
 def pairs(forget: list[Encoded], retain: list[Encoded], batch: int, steps: int) -> list[tuple[list, list]]:
@@ -279,7 +291,7 @@ def peak_allocated(step: Callable[[], None]) -> int:
 
 
 def show(rows: list[dict], model: nn.Module, options: argparse.Namespace) -> None:
-    against = next(r for r in rows if r["name"] == REFERENCE)
+    against = next((r for r in rows if r["name"] == REFERENCE), None)  # None: it did not fit
     n_parameters = sum(p.numel() for p in model.parameters())
     print(
         f"\n{n_parameters:,} parameters, batch {options.batch}, here {options.tokens} tokens at a time, "
@@ -288,10 +300,11 @@ def show(rows: list[dict], model: nn.Module, options: argparse.Namespace) -> Non
     )
     print(f"{'':20}{'ms/step':>9}{'faster':>8}{'peak MiB':>10}{'of ref.':>8}{'state MiB':>11}{'of ref.':>8}")
     for r in rows:
+        faster = f"{against['seconds'] / r['seconds']:.2f}×" if against else "–"
+        peak, state = (f"{r[k] / against[k]:.2f}" if against else "–" for k in ("peak", "state"))
         print(
-            f"{r['name']:20}{1e3 * r['seconds']:9.1f}{against['seconds'] / r['seconds']:7.2f}×"
-            f"{r['peak'] / 2**20:10.1f}{r['peak'] / against['peak']:8.2f}"
-            f"{r['state'] / 2**20:11.2f}{r['state'] / against['state']:8.2f}"
+            f"{r['name']:20}{1e3 * r['seconds']:9.1f}{faster:>8}{r['peak'] / 2**20:10.1f}{peak:>8}"
+            f"{r['state'] / 2**20:11.2f}{state:>8}"
         )
 
 
@@ -308,15 +321,10 @@ def tiny(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded], l
     return model, *rows, tokenizer.pad_token_id
 
 
-SHAPES = {"LLaMA2-7B": LLAMA2_7B, "OLMo-1B": OLMO_1B}
-
-
-def seven_b(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded], list[Encoded], int]:
-    """LLaMA2-7B's shape with random bfloat16 weights and random rows of TOFU's lengths."""
-    torch.set_default_dtype(torch.bfloat16)
+def large(shape: str) -> tuple[PreTrainedModel, list[Encoded], list[Encoded], int]:
+    """A large shape with random bfloat16 weights and random rows of TOFU's lengths."""
     with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(SHAPES["LLaMA2-7B"])
-    torch.set_default_dtype(torch.float32)
+        model = AutoModelForCausalLM.from_config(SHAPES[shape], dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
 
     def row() -> Encoded:
