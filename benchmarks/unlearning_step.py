@@ -162,16 +162,18 @@ class Variant:
     """What must live as long as the variant: the selection."""
 
 
-def variants(model: PreTrainedModel, options: argparse.Namespace, pad_id: int) -> Iterator[Callable[[], Variant]]:
-    """Makers of each variant, on a copy of the model of its own."""
+def variants(
+    model: PreTrainedModel, options: argparse.Namespace, pad_id: int, device: str
+) -> Iterator[Callable[[], Variant]]:
+    """Makers of each variant, on a copy of the model of its own on `device`."""
 
     def dense(name: str, make: Callable, micro: int) -> Variant:
-        own = copy.deepcopy(model).train()
+        own = copy.deepcopy(model).to(device).train()
         optimizer = make(own.parameters())
         return Variant(name, own, optimizer, lambda f, r: dense_step(own, optimizer, f, r, pad_id, micro))
 
     def ours(name: str, mask: Tensor | None, make: Callable, tokens: int | None) -> Variant:
-        own = copy.deepcopy(model).train()
+        own = copy.deepcopy(model).to(device).train()
         selection = select_parameters(own, mask)
         optimizer = make(lr=LR)(selection.named_parameters())
         return Variant(name, own, optimizer, lambda f, r: our_step(own, optimizer, f, r, pad_id, tokens), selection)
@@ -210,7 +212,7 @@ def measure(
 ) -> list[dict[str, object]]:
     """A line a variant. On CUDA one variant lives at a time."""
     batches = pairs(forget, retain, options.batch, options.steps + 3)
-    makers = list(variants(model, options, pad_id))
+    makers = list(variants(model, options, pad_id, device))
     if device == "cpu":
         rows = measured([make() for make in makers], batches, device)
     else:
@@ -323,8 +325,8 @@ def tiny(options: argparse.Namespace) -> tuple[PreTrainedModel, list[Encoded], l
 
 def large(shape: str) -> tuple[PreTrainedModel, list[Encoded], list[Encoded], int]:
     """A large shape with random bfloat16 weights and random rows of TOFU's lengths."""
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(SHAPES[shape], dtype=torch.bfloat16)
+    with torch.device("cuda"):  # made there, which takes seconds, and kept on the CPU: each variant brings its own
+        model = AutoModelForCausalLM.from_config(SHAPES[shape], dtype=torch.bfloat16).cpu()
     generator = torch.Generator().manual_seed(0)
 
     def row() -> Encoded:
