@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from simu.metrics.collapse import collapsed
 from simu.models.load import Loaded, save_folder
 from simu.slots import Attribution, Mask, WithThreshold
 from simu.stages.artifact import Artifact
-from simu.stages.unlearning import LOG, WARNINGS, send
+from simu.stages.unlearning import LOG, send, warnings
 from simu.store.files import read_json_lines, replacing, write_json, write_json_lines, write_tensors
 from simu.types import Evaluation, NeuronMask, NeuronUnit, Scores, called
 
@@ -89,7 +88,7 @@ class Results:
             return
         with replacing(self.folder / LOG) as temporary:
             shutil.copyfile(unlearned.folder / LOG, temporary)
-        lines = json.loads((unlearned.folder / WARNINGS).read_text(encoding="utf-8"))
+        lines = warnings(unlearned.folder)
         self.warn(lines) if unlearned.cached else self.noted.setdefault("warnings", []).extend(
             lines
         )  # said as it trained

@@ -7,7 +7,9 @@ if __name__ == "__main__":
 
     stop.listen(speaks=True)  # before anything that takes time to import
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from simu import stop
@@ -50,6 +52,18 @@ def main() -> None:
     from simu.cli.main import run_hydra
 
     run_hydra(job)
+
+
+class Callable(ModuleType):
+    """`simu.run(…)` is a function of the API, and `simu.run` a module that `python -m` runs: this one is both."""
+
+    def __call__(self, *overrides: str) -> Any:
+        from simu.api.runs import run
+
+        return run(*overrides)
+
+
+sys.modules[__name__].__class__ = Callable
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def test_a_word_that_is_no_command_names_those_that_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "rnu", "seed=1") == 2
-    assert capsys.readouterr().err == "simu: no command 'rnu'; allowed: run, report, cache\n"
+    assert capsys.readouterr().err == "simu: no command 'rnu'; allowed: run, report, cache, doctor\n"
 
 
 def test_without_a_word_it_lists_its_commands(

@@ -1,4 +1,4 @@
-"""The `simu` console command: `simu run …` is `python -m simu.run …`, and so are report and cache."""
+"""The `simu` console command: `simu run …` is `python -m simu.run …`, and so are report, cache and doctor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ COMMANDS = {
     "run": ("simu.run", "compose a config and run it; simu run --help lists slots and options"),
     "report": ("simu.report.__main__", "tables, figures and a page over finished runs"),
     "cache": ("simu.cache", "look after the stage cache"),
+    "doctor": ("simu.doctor", "what this machine has, and what each missing extra would give"),
 }
 """Word → module with a `main()`, and a line of help."""
 

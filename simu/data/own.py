@@ -90,7 +90,10 @@ class Own:
     def __call__(self) -> Splits:
         if self.forget is None:
             raise UserError(f"data.forget=null: allowed is a file of the rows to forget ({KINDS})")
-        files = {split: self._file(split) for split in ("forget", "retain", "holdout") if getattr(self, split)}
+        return self.of({split: self._file(split) for split in ("forget", "retain", "holdout") if getattr(self, split)})
+
+    def of(self, files: Mapping[str, Sequence[Row]]) -> Splits:
+        """The splits of rows that have been read, by split; each has one row at least. Raises UserError."""
         columns = {split: self._columns(rows[0]) for split, rows in files.items()}
         made = {split: self._examples(split, rows, columns[split]) for split, rows in files.items()}
         documents = _one_kind(columns, {split: rows[0] for split, rows in files.items()})

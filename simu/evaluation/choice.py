@@ -61,6 +61,8 @@ def embedding_similarities(model: str, device: torch.device) -> Similarities:
 
     def similarities(generated: list[str], candidates: list[tuple[str, ...]]) -> list[list[float]]:
         texts = list(dict.fromkeys([*generated, *(c for options in candidates for c in options)]))
+        if not texts:  # no row has another answer to choose
+            return []
         vectors = np.asarray(encoder.encode(texts, show_progress_bar=False), dtype=np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         at = dict(zip(texts, vectors, strict=True))

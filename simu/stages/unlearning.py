@@ -82,6 +82,12 @@ def load(inputs: Inputs, folder: Path, context: Context) -> Loaded:
     return model, tokenizer
 
 
+def warnings(folder: Path) -> list[str]:
+    """What training warned of."""
+    found: list[str] = json.loads((folder / WARNINGS).read_text(encoding="utf-8"))
+    return found
+
+
 class StepLog:
     """train_log.jsonl and the tracker, a record a step; after a restart the file begins again from the first record."""
 
