@@ -14,7 +14,7 @@ import inspect
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -50,7 +50,6 @@ __all__ = [
     "build",
     "build_run",
     "check_run",
-    "composed",
     "conf_dir",
     "nearest",
     "plain",
@@ -133,17 +132,6 @@ def conf_dir() -> Path:
     package = Path(__file__).parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
-
-
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """What `python -m simu.run OVERRIDES` would run, without its own Hydra keys. Hydra raises what it refuses."""
-    from hydra import compose, initialize_config_dir
-
-    from simu.presets import register
-
-    register(conf_dir())
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose("config", overrides=list(overrides))
 
 
 def plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from simu.api.overrides import words
+from simu.cli.main import composed
 from simu.cli.messages import explain
-from simu.config import RunConfig, build_run, composed
+from simu.config import RunConfig, build_run
 from simu.data.comparing import check_apart
 from simu.data.own import Own
 from simu.data.rows import Row

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -68,6 +68,13 @@ def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
         stop.end()
     if SweepStatus.failed:
         sys.exit(1)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """What `python -m simu.run OVERRIDES` would run. Raises what Hydra refuses: `simu.cli.messages.explain` has words."""
+    register(conf_dir())
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return hydra.compose("config", overrides=list(overrides))
 
 
 def so_far() -> str:
