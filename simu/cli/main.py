@@ -71,7 +71,7 @@ def run_hydra(job: Callable[[DictConfig], float | None]) -> None:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """What `python -m simu.run OVERRIDES` would run. Raises what Hydra refuses: `simu.cli.messages.explain` has words."""
+    """What `python -m simu.run OVERRIDES` would run. Raises what Hydra does: `simu.cli.messages.explain` has words."""
     register(conf_dir())
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         return hydra.compose("config", overrides=list(overrides))
