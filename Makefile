@@ -8,7 +8,7 @@ ARGS ?=
 # Tests: one process a core, one thread each
 WORKERS ?= 2
 
-.PHONY: run test test-all lint format clean
+.PHONY: run test test-all lint format docs clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m simu.run $(ARGS)
@@ -28,6 +28,13 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # its successor, Zensical, reads the same mkdocs.yml
+
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
