@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from simu.report.collect import Skipped
+from simu.report.explorer import as_json, explorer
 from simu.report.records import left_out, provenance
 from simu.report.render.html import environment, view
 from simu.report.run import Run
@@ -34,6 +35,7 @@ def page(
 ) -> str:
     """The page as text. `pictures` are inlined; `folded`: tables behind a click."""
     parts: list[Table | Drawn] = [*tables, *pictures]
+    data = explorer(runs)
     records = [t for t in (*folded, provenance(runs), left_out(skipped)) if t.rows]
     return (
         environment()
@@ -46,6 +48,8 @@ def page(
             pictures=[_picture(picture) for picture in pictures],
             records=[view(table) for table in records],
             fold=FOLD,
+            data=data if data["runs"] else None,
+            json=as_json(data),
         )
     )
 

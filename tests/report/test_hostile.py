@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from simu.report import explorer
 from simu.report.__main__ import main
 from simu.report.collect import collect
 from simu.report.figures import draw
@@ -184,7 +185,20 @@ def test_every_file_stays_inside_the_reports_folder(report, said):
 PLAIN_TAGS = {
     *("html", "head", "meta", "link", "title", "style", "body", "header", "main", "footer", "nav", "div", "section"),
     *("h1", "h2", "p", "a", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "small", "details", "summary"),
-    *("figure", "figcaption", "img"),
+    *(
+        "figure",
+        "figcaption",
+        "img",
+        "noscript",
+        "label",
+        "input",
+        "select",
+        "option",
+        "button",
+        "span",
+        "caption",
+        "svg",
+    ),
 }
 
 
@@ -204,8 +218,13 @@ class Page(HTMLParser):
 def test_names_are_inert_on_the_page(page):
     found = Page()
     found.feed(page)
-    assert not found.tags & {"script", "iframe", "object", "embed", "svg", "form", "base", "b"}
-    assert found.tags <= PLAIN_TAGS
+    assert not found.tags & {"iframe", "object", "embed", "form", "base", "b"}
+    own, code = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
+    assert not re.search("[<>&]", own), "data that could end its element"
+    assert (
+        code.strip() == (Path(explorer.__file__).parent / "templates" / "page.js").read_text(encoding="utf-8").strip()
+    )
+    assert found.tags <= PLAIN_TAGS | {"script"}
     assert not [name for name, _ in found.attributes if name.startswith("on")]
     assert all(re.fullmatch(r"[\w.=-]+", value or "") for name, value in found.attributes if name == "id")
     assert all(re.fullmatch(r"#[\w.=-]+|data:,", value or "") for name, value in found.attributes if name == "href")
