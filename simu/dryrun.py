@@ -10,6 +10,7 @@ from torch import Tensor
 from simu.config import RunConfig
 from simu.data.batching import Encoded, collate
 from simu.models.anatomy import Anatomy, anatomy
+from simu.slots import OfPlanted
 from simu.types import Example, Splits, Template, called
 
 GIB = 2**30
@@ -37,7 +38,12 @@ def describe(cfg: RunConfig, splits: Splits) -> str:
         f"  training     {steps} steps of {cfg.training.batch_size} forget rows",
         *training_lines(cfg, parts, total),
     ]
-    if cfg.mask.needs and cfg.selection.reads_mask and hasattr(cfg.attribution, "plan"):
+    if (
+        cfg.mask.needs
+        and not isinstance(cfg.mask, OfPlanted)
+        and cfg.selection.reads_mask
+        and hasattr(cfg.attribution, "plan")
+    ):
         lines += [str(cfg.attribution.plan(model, estimated_batches(cfg, splits)))]
     return "\n".join(lines)
 

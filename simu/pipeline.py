@@ -19,6 +19,7 @@ from simu.data.comparing import check_apart
 from simu.dryrun import describe
 from simu.fields import limits
 from simu.inference.slots import context_limit
+from simu.localisation import localised
 from simu.metrics.metric import row_metrics
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded
@@ -26,13 +27,14 @@ from simu.portable import set_threads
 from simu.report.summary import print_summary
 from simu.results import Results
 from simu.sharding import join
+from simu.slots import OfPlanted
 from simu.stages import attribution, evaluation, mask, target, unlearning, weights
 from simu.stages.artifact import Artifact, Context, Setup, do
 from simu.store import provenance
 from simu.store.cache import Cache
 from simu.tracking import Silent
 from simu.training import Training
-from simu.types import Evaluation, NeuronMask, Scores, Splits, UserError
+from simu.types import Evaluation, NeuronMask, NeuronUnit, Scores, Splits, UserError
 
 log = logging.getLogger("simu")
 
@@ -47,6 +49,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     if not cfg.dry_run:
         cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     check_sizes(cfg)
+    check_planted(cfg, splits)
     if cfg.dry_run:
         plan = describe(cfg, splits)  # before `show`, which takes a ValueError for a stream's
         show(lambda: print(plan))
@@ -93,12 +96,14 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
         reference = the_retain_only(cfg, splits, setup, context)
         before = evaluated(cfg, splits, setup, context, taught, reference, "original")
         results.save_original(before.load())
-    if "attribution" in needed and cfg.selection.reads_mask:
+    units = target.planted_units(taught)
+    of_planted = isinstance(cfg.mask, OfPlanted)
+    if "attribution" in needed and cfg.selection.reads_mask and not of_planted:
         scores = {side: scored(cfg, splits, setup, context, taught, side) for side in sorted(cfg.mask.needs)}
     if "attribution" in asked:
         results.save_scores({side: artifact.load() for side, artifact in scores.items()}, cfg.attribution)
     if "mask" in needed and cfg.selection.reads_mask:
-        chosen = masked(cfg, context, scores).load()
+        chosen = masked(cfg, context, oracle(taught, cfg.attribution.unit) if of_planted else scores).load()
     if "mask" in asked and chosen is not None:
         results.save_mask(
             chosen, {side: artifact.load() for side, artifact in scores.items()}, cfg.mask, cfg.attribution.unit
@@ -106,6 +111,9 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
     unlearned = taught
     if "unlearning" in needed and trains:
         unlearned = unlearning_of(cfg, splits, setup, context, taught, chosen)
+    if units is not None and cfg.model.target.plant_unit == cfg.attribution.unit:
+        changed = unlearned if unlearned is not taught else None
+        results.save_localisation(localised(units, cfg.attribution.unit, taught, scores.get("forget"), chosen, changed))
     after = before
     if before is not None and unlearned is not taught:
         after = evaluated(cfg, splits, setup, context, unlearned, reference, cfg.method.name)
@@ -143,15 +151,36 @@ def the_target(
         said = f"{cfg.model.name}, taught nothing" if cfg.model.target.skip else f"{source}, as published"
         log.info("%-24s %s", "target", said)
         return target.published(base, setup, context)
+    recipe = replace(cfg.model.target, plant=None) if retain_only else cfg.model.target
+    apart = planted_rows(cfg, splits) if recipe.plant else None
+    kept = frozenset(e.id for e in (*apart.forget, *apart.decoy)) if apart else frozenset()
     inputs = target.Inputs(
         base=base,
-        recipe=cfg.model.target,
-        rows=target_rows(cfg, splits, retain_only),
+        recipe=recipe,
+        rows=tuple(e for e in target_rows(cfg, splits, retain_only) if e.id not in kept),
+        planted=apart,
         setup=setup,
         seed=cfg.seed,
         checkpoint_every=cfg.training.checkpoint_every,
     )
     return do(target, inputs, context, "target (retain only)" if retain_only else "target")
+
+
+def planted_rows(cfg: RunConfig, splits: Splits) -> target.Planted:
+    """The forget rows, and as many retained rows as decoys; drawn with `plant_seed`."""
+    decoy = attribution.sample(splits.retain, len(splits.forget), cfg.model.target.plant_seed)
+    return target.Planted(forget=splits.forget, decoy=decoy)
+
+
+def oracle(taught: Artifact[Loaded], unit: NeuronUnit) -> dict[str, Artifact[Scores]]:
+    """The planted units as scores of 0 and 1, for `mask=planted`."""
+
+    def read() -> Scores:
+        units = target.planted_units(taught)
+        assert units is not None
+        return Scores(units.forget.float(), 0, unit=unit)
+
+    return {"forget": Artifact("planted", taught.digest, None, read)}
 
 
 def scored(
@@ -268,6 +297,27 @@ def check_sides(cfg: RunConfig, splits: Splits) -> None:
             raise UserError(
                 f"data={cfg.data.name}: the retain set is empty, and {why}; allowed is at least one row, or {instead}"
             )
+
+
+def check_planted(cfg: RunConfig, splits: Splits) -> None:
+    """Raise UserError where a planted target is asked for that cannot be, or a mask of planted units without one."""
+    recipe, masks = cfg.model.target, cfg.selection.reads_mask and isinstance(cfg.mask, OfPlanted)
+    if recipe.plant is None:
+        if masks:
+            raise UserError("mask=planted: nothing is planted; allowed with model.target.plant=SHARE, as 0.2")
+        return
+    if (known := cfg.model.published(cfg.data.name)) is not None:
+        raise UserError(f"model.target.plant={recipe.plant}: {known} is taught nothing; allowed is null")
+    if masks and recipe.plant_unit != cfg.attribution.unit:
+        raise UserError(
+            f"mask=planted: units are planted in {recipe.plant_unit} (model.target.plant_unit), and selected in "
+            f"{cfg.attribution.unit} (attribution.unit); allowed is the same"
+        )
+    if len(splits.retain) <= len(splits.forget):
+        raise UserError(
+            f"model.target.plant={recipe.plant}: {len(splits.retain)} retained rows, of which {len(splits.forget)} "
+            "become decoys; allowed are more than there are rows to forget"
+        )
 
 
 def check_base(cfg: RunConfig) -> None:

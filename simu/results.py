@@ -21,6 +21,8 @@ from simu.store.files import read_json_lines, replacing, write_json, write_json_
 from simu.types import Evaluation, NeuronMask, NeuronUnit, Scores, called
 
 log = logging.getLogger("simu")
+SAID = ("localisation/auc", "localisation/precision", "localisation/recall", "change/auc", "change/outside")
+"""Of the metrics of a planted target: those on the terminal."""
 INCOMPLETE = 0.1
 """Relative error of a layer's sum of scores from which on it is said."""
 
@@ -81,6 +83,14 @@ class Results:
             report = mask_report({"mask": mask, **critical}, values, samples, off, unit)
             write_json(self.folder / "mask_report.json", report)
             self.tracker.heatmap("mask", mask)
+
+    def save_localisation(self, found: Mapping[str, float]) -> None:
+        """metrics.json so far: how well the planted units were found; and a line on the terminal."""
+        self.metrics |= found
+        said = ", ".join(f"{key} {value:.3f}" for key, value in found.items() if key in SAID)
+        log.info("%-24s %s", "planted units", said)
+        if self.main:
+            write_json(self.folder / "metrics.json", self.metrics)
 
     def save_training(self, unlearned: Artifact[Loaded]) -> None:
         """train_log.jsonl; a tracker that did not see the steps (they came from the cache) is sent them."""

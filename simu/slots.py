@@ -142,6 +142,13 @@ class Mask(Protocol):
 
 
 @runtime_checkable
+class OfPlanted(Protocol):
+    """A mask that is given, as forget scores, 1 for each planted unit of the target and 0 for the others."""
+
+    reads_planted: ClassVar[bool]
+
+
+@runtime_checkable
 class WithThreshold(Protocol):
     """A mask that knows a threshold t: a share of a layer's largest score, to be exceeded."""
 

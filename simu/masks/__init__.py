@@ -3,6 +3,7 @@
 from simu.masks.constant import Everything, Nothing
 from simu.masks.contrastive import Contrastive
 from simu.masks.critical import Dual, ForgetOnly, critical_neurons
+from simu.masks.planted import Planted
 from simu.masks.random import Random
 from simu.masks.report import mask_report
 from simu.masks.soft import Soft
@@ -14,6 +15,7 @@ __all__ = [
     "Everything",
     "ForgetOnly",
     "Nothing",
+    "Planted",
     "Random",
     "Soft",
     "Top",

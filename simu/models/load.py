@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from simu.fields import KNOB, Place, PositiveShare, Rate, Weight, between, component, knobs, narrow
+from simu.fields import KNOB, Place, PositiveShare, Rate, Seed, Weight, above, between, component, knobs, narrow
 from simu.models.chat import end_with_turn, laid_out
 from simu.models.content import content
 from simu.models.folder import (
@@ -38,7 +38,7 @@ from simu.models.packed import Adapter, Gguf, packed
 from simu.models.tokenizers import check_tokenizer
 from simu.store.hub import check_model, snapshot
 from simu.store.packages import in_package
-from simu.types import Layout, Template, UserError, require, shown
+from simu.types import Layout, NeuronUnit, Template, UserError, require, shown
 
 transformers_logging.disable_progress_bar()  # one bar a stage, ours, not one a file
 
@@ -62,6 +62,17 @@ class FineTune:
     weight_decay: Weight
     skip: bool = False
     """The model knows the rows already: it is taught nothing."""
+    plant: Annotated[float, above(0, 0.5)] | None = None
+    """Teach the forget rows to this share of each layer's units alone (`simu.stages.planting`); None: to all."""
+    plant_unit: NeuronUnit = "row"
+    """What is planted in."""
+    plant_seed: Seed = 0
+    """Of the draw of units and decoy rows."""
+    plant_epochs: Annotated[int, between(1, 100_000)] = 400
+    """Passes over the forget rows at most; looked at every `check_every`, until `memorised` tokens are."""
+
+    def __post_init__(self) -> None:
+        require(not (self.skip and self.plant), "plant", self.plant, "null where target.skip=true teaches nothing")
 
 
 @component

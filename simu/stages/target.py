@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from safetensors.torch import load_file
 
-from simu.data.batching import encode_examples, pad_id
+from simu.data.batching import Encoded, encode_examples, pad_id
 from simu.fields import KNOB
 from simu.inference.likelihood import score
 from simu.losses.objective import teach
+from simu.models.anatomy import anatomy
 from simu.models.load import FineTune, Loaded, load_folder, save_folder, texts_of
 from simu.selection.core import apply_tensors
 from simu.selection.select import select_parameters
 from simu.sharding import shard
 from simu.slots import Model
 from simu.stages.artifact import Artifact, Context, Setup
+from simu.stages.planting import Units, draw_units, plant
 from simu.store.cache import CHECKPOINT
-from simu.store.files import digest, write_json
+from simu.store.files import digest, write_json, write_tensors
 from simu.store.identity import describe, rows_digest
 from simu.training import Training, train
 from simu.types import Example
@@ -28,6 +31,7 @@ from simu.types import Example
 log = logging.getLogger("simu")
 
 NAME, TOGETHER = "target", True
+PLANTED = "planted.safetensors"
 SCORED_TOKENS = 16384
 """Of a batch in which it is looked whether rows are memorised."""
 
@@ -56,11 +60,22 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planted:
+    """Rows that some units alone are taught."""
+
+    forget: tuple[Example, ...]
+    decoy: tuple[Example, ...]
+    """Retained rows, for as many other units."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inputs:
     base: Base
     recipe: FineTune
     rows: tuple[Example, ...]
-    """What is taught."""
+    """What is taught; of a planted target in its part (a)."""
+    planted: Planted | None = None
+    """What is taught in part (b) (`simu.stages.planting`); None: the target is not planted."""
     setup: Setup
     seed: int
     checkpoint_every: Annotated[int, KNOB]
@@ -115,9 +130,45 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
             recipe.max_epochs,
             wanted,
         )
+    told: dict[str, Any] = {}
+    if inputs.planted is not None:
+        told = planted_in(inputs, inputs.planted, model, tokenizer, encoded, folder)
     if context.main:
         save_folder(model, tokenizer, folder / "model")
-        write_json(folder / "target.json", {"rows": len(inputs.rows), "steps": result.steps, "memorised": shares[-1:]})
+        of_all = {"rows": len(inputs.rows), "steps": result.steps, "memorised": shares[-1:]}
+        write_json(folder / "target.json", of_all | told)
+
+
+def planted_in(
+    inputs: Inputs, rows: Planted, model: Any, tokenizer: Any, replayed: list[Encoded], folder: Path
+) -> dict[str, Any]:
+    """Part (b): folder/planted.safetensors (bool [L, units]: `forget`, `decoy`); what target.json says of it."""
+    recipe, setup = inputs.recipe, inputs.setup
+    assert recipe.plant is not None
+    units = draw_units(anatomy(model).shape(recipe.plant_unit), recipe.plant, recipe.plant_seed)
+    sides = {"forget": rows.forget, "decoy": rows.decoy}
+    texts = {name: encode_examples(tokenizer, setup.template, some, setup.max_length) for name, some in sides.items()}
+    done = plant(
+        model,
+        tokenizer,
+        texts | ({"replayed": replayed} if replayed else {}),
+        units,
+        recipe,
+        pad_id=pad_id(tokenizer),
+        seed=inputs.seed,
+        master=setup.precision.master,
+        checkpoint=folder / CHECKPOINT / "planting.pt",
+        checkpoint_every=inputs.checkpoint_every,
+    )
+    write_tensors(folder / PLANTED, {"forget": units.forget, "decoy": units.decoy}, {"unit": recipe.plant_unit})
+    return {"planted": {"steps": done.steps, "memorised": dict(done.memorised)}}
+
+
+def planted_units(target: Artifact[Loaded]) -> Units | None:
+    """Which units of a target hold what; None where nothing is planted."""
+    if target.folder is None or not (target.folder / PLANTED).is_file():
+        return None
+    return Units(**load_file(target.folder / PLANTED))
 
 
 def load(inputs: Inputs, folder: Path, context: Context) -> Loaded:
