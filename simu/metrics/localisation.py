@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from simu.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOURCE = "docs/localisation.md; after INJ (Chang et al. 2024) and LACUNA (arXiv 2607.02513)"
 
@@ -17,6 +17,8 @@ def auc(values: Tensor, of: Tensor, against: Tensor) -> float:
 
     values: [L, units]; of, against: bool [L, units], both with a unit at least.
     """
+    from sklearn.metrics import roc_auc_score  # the table of metrics is read without it
+
     chosen = of | against
     return float(roc_auc_score(of[chosen].numpy(), values[chosen].double().numpy()))
 
