@@ -13,7 +13,7 @@ from simu.evaluation.rows import Row, Scorer, add_means, all_there, reference_sc
 from simu.fields import Count, PositiveShare, Seed, Share, above, between, component
 from simu.inference.engine import Inference, Settings
 from simu.metrics import membership as mia
-from simu.metrics.aggregates import mia_final, paper_aggregate, task_aggregate
+from simu.metrics.aggregates import fair_aggregate, mia_final, paper_aggregate, task_aggregate
 from simu.metrics.collect import Figures
 from simu.metrics.metric import row_metrics
 from simu.metrics.overforgetting import distinct_n
@@ -170,6 +170,11 @@ class LumeEvaluator:
         parts = ["forget/knowledge", "forget/regurgitation", "mia/loss", "retain/knowledge", "retain/regurgitation"]
         if all_there(figures, "aggregate", parts):
             figures.combine("aggregate", parts, lambda p: paper_aggregate(*p))
+            fair = [*parts, "forget/repetition_rate", "forget/empty"]
+            if self.stop_wrong_answers:  # collapse is then known of some texts only
+                figures.left_out.append("aggregate_fair: left out, stop_wrong_answers=true cuts texts short")
+            elif all_there(figures, "aggregate_fair", fair):
+                figures.combine("aggregate_fair", fair, lambda p: fair_aggregate(*p))
 
 
 def is_question(example: Example) -> bool:

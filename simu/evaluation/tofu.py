@@ -20,7 +20,7 @@ from simu.inference.likelihood import TokenScores
 from simu.inference.modes import device_of, pad_id
 from simu.metrics import likelihood as of
 from simu.metrics import membership as mia
-from simu.metrics.aggregates import harmonic_mean, paper_aggregate
+from simu.metrics.aggregates import fair_aggregate, harmonic_mean, paper_aggregate
 from simu.metrics.choice import choice_point, rouge_similarities
 from simu.metrics.collect import Figures
 from simu.metrics.metric import row_metrics
@@ -134,6 +134,9 @@ class TofuEvaluator:
         parts = [f"forget/{em}", f"forget/{rouge}", f"mia/{self.aggregate_mia}", f"retain/{em}", f"retain/{rouge}"]
         if all_there(figures, "aggregate", parts):
             figures.combine("aggregate", parts, lambda p: paper_aggregate(*p))
+            fair = [*parts, "forget/repetition_rate", "forget/empty"]
+            if all_there(figures, "aggregate_fair", fair):
+                figures.combine("aggregate_fair", fair, lambda p: fair_aggregate(*p))
         warnings = warnings_of(
             subject.tokenizer,
             subject.template,

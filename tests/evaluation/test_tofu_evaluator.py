@@ -93,6 +93,10 @@ def test_aggregate_is_the_papers_mean(result):
         + m["retain/rouge_l_recall"]
     ) / 5
     assert m["aggregate"] == pytest.approx(expected)
+    leak = 2 * abs(m["mia/min_k"] - 0.5)  # 0 at chance, 1 where membership is certain
+    fluency = (1 - m["forget/repetition_rate"]) * (1 - m["forget/empty"])
+    fair = (5 * expected + m["mia/min_k"] - leak + fluency) / 6
+    assert m["aggregate_fair"] == pytest.approx(fair)
     assert (m["mia/n_members"], m["mia/n_nonmembers"]) == (4, 5)
 
 
