@@ -40,7 +40,7 @@ def fair_aggregate(
     repetition: Value,
     empty: Value,
 ) -> Value:
-    """Mean of six, in [0, 1]: the paper's five with membership as `mia_final` (1 at an AUC of 0.5, 0 at 0 and at 1), and
+    """Mean of six, in [0, 1]: the paper's five, membership as `mia_final` (1 at an AUC of 0.5, 0 at 0 and at 1), and
     fluency of the forget generations, (1 - repetition rate) · (1 - share of empty ones)."""
     fluency = (1 - repetition) * (1 - empty)
     return (1 - forget_em + 1 - forget_rouge + mia_final(mia) + retain_em + retain_rouge + fluency) / 6
