@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from typing import Literal
 
@@ -70,6 +71,12 @@ def rouge_l_f1(answer: str, generated: str, tokenizer: Tokenizer = "rouge_score"
     return 2 * precision * recall / (precision + recall)
 
 
+def rouge_1_recall(answer: str, generated: str, tokenizer: Tokenizer = "rouge_score") -> float:
+    """ROUGE-1 recall in [0, 1]: the answer's tokens that the generation has, each as often as both do, over all."""
+    target, prediction = Counter(rouge_tokens(answer, tokenizer)), Counter(rouge_tokens(generated, tokenizer))
+    return (target & prediction).total() / target.total() if target else 0.0
+
+
 def _longest_common(answer: str, generated: str, tokenizer: Tokenizer) -> tuple[int, int, int]:
     """Length of the longest common subsequence of both texts' tokens, and both texts' lengths."""
     target, prediction = rouge_tokens(answer, tokenizer), rouge_tokens(generated, tokenizer)
@@ -119,6 +126,23 @@ METRICS = (
         lambda e: rouge_l_recall(e.answer, e.generation.text, e.tokenizer),
         ROUGE,
         words="ROUGE-L recall",
+        **QA,
+    ),
+    row_mean(
+        "rouge_l_f1",
+        "ROUGE-L F1",
+        "text",
+        lambda e: rouge_l_f1(e.answer, e.generation.text, e.tokenizer),
+        "Lin 2004; rouge_score's rougeL fmeasure",
+        **QA,
+    ),
+    row_mean(
+        "rouge_1_recall",
+        "ROUGE-1",
+        "text",
+        lambda e: rouge_1_recall(e.answer, e.generation.text, e.tokenizer),
+        "Lin 2004; rouge_score's rouge1 recall",
+        words="ROUGE-1 recall",
         **QA,
     ),
     row_mean(
