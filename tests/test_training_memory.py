@@ -49,7 +49,7 @@ def measured() -> dict[str, dict[str, int]]:
     options = argparse.Namespace(batch=8, micro=4, tokens=256, share=0.05, steps=1)
     batches = step.pairs(rows(16, 1), rows(16, 2), 8, 2)
     result = {}
-    for make in step.variants(model, options, 0):
+    for make in step.variants(model, options, 0, "cpu"):
         variant = make()
         variant.step(*batches[0])  # moments exist from here on
         result[variant.name.strip()] = step.memory(variant, batches, "cpu")
