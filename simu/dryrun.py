@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from simu import costs
 from simu.config import RunConfig
 from simu.data.batching import Encoded, collate
 from simu.models.anatomy import Anatomy, anatomy
@@ -38,14 +41,17 @@ def describe(cfg: RunConfig, splits: Splits) -> str:
         f"  training     {steps} steps of {cfg.training.batch_size} forget rows",
         *training_lines(cfg, parts, total),
     ]
-    if (
-        cfg.mask.needs
-        and not isinstance(cfg.mask, OfPlanted)
-        and cfg.selection.reads_mask
-        and hasattr(cfg.attribution, "plan")
-    ):
-        lines += [str(cfg.attribution.plan(model, estimated_batches(cfg, splits)))]
-    return "\n".join(lines)
+    plan = attribution_plan(cfg, model, splits)
+    flops = costs.stage_flops(cfg, model, estimated_rows(cfg, splits), plan and plan.flops)
+    lines += costs.lines(flops, costs.matmul_rate(parts.d_model, cfg.torch_device(), cfg.precision.dtype), cfg)
+    return "\n".join(lines if plan is None else [*lines, str(plan)])
+
+
+def attribution_plan(cfg: RunConfig, model: PreTrainedModel, splits: Splits) -> Any:
+    """Its bytes and FLOPs for the forget rows; None where no scores are needed, or none can be planned."""
+    needed = cfg.mask.needs and cfg.selection.reads_mask and not isinstance(cfg.mask, OfPlanted)
+    attribution: Any = cfg.attribution
+    return attribution.plan(model, estimated_batches(cfg, splits)) if needed and hasattr(attribution, "plan") else None
 
 
 def target_line(cfg: RunConfig, splits: Splits) -> str:
@@ -55,12 +61,18 @@ def target_line(cfg: RunConfig, splits: Splits) -> str:
     counts = {"forget": len(splits.forget), "retain": len(splits.retain)}
     if cfg.model.learns_background and splits.background:
         counts["background"] = len(splits.background)
-    rows = (*splits.forget, *splits.retain, *(splits.background if "background" in counts else ()))
-    taught = {(e.prompt, e.answer) for e in rows}
+    taught = {(e.prompt, e.answer) for e in taught_rows(cfg, splits)}
     measured = ((name, {(e.prompt, e.answer) for e in some}) for name, some in splits.evaluation.items())
     apart = [name for name, texts in measured if texts and not texts & taught]
     said = ", ".join(f"{name} {count}" for name, count in counts.items())
     return f"{sum(counts.values())} rows ({said}), untaught: {', '.join(apart) or 'none'}"
+
+
+def taught_rows(cfg: RunConfig, splits: Splits) -> tuple[Example, ...]:
+    """Of the target; none where it is published, or said to know them."""
+    if cfg.model.published(cfg.data.name) is not None:
+        return ()
+    return (*splits.forget, *splits.retain, *(splits.background if cfg.model.learns_background else ()))
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
@@ -91,10 +103,22 @@ def state_line(what: str, trained: int, cfg: RunConfig) -> str:
     )
 
 
+def layout_of(cfg: RunConfig, splits: Splits) -> Template:
+    own = cfg.model.template
+    return splits.template or (own if isinstance(own, Template) else CHAT)
+
+
+def estimated_rows(cfg: RunConfig, splits: Splits) -> dict[str, list[Encoded]]:
+    """Rows as long as the real ones: forget, retain, taught, and `evaluated/…` by split."""
+    template, room = layout_of(cfg, splits), cfg.model.max_length
+    groups = {"forget": splits.forget, "retain": splits.retain, "taught": taught_rows(cfg, splits)}
+    groups |= {f"evaluated/{name}": rows for name, rows in splits.evaluation.items()}
+    return {name: [estimated(e, template, room) for e in rows] for name, rows in groups.items()}
+
+
 def estimated_batches(cfg: RunConfig, splits: Splits) -> list[dict[str, Tensor]]:
     """Micro-batches as long as the forget rows are: real text, about four characters a token, ids all zero."""
-    own = cfg.model.template
-    template = splits.template or (own if isinstance(own, Template) else CHAT)
+    template = layout_of(cfg, splits)
     rows = sorted((estimated(e, template, cfg.model.max_length) for e in splits.forget), key=len, reverse=True)
     size = cfg.attribution.batch_size
     tags = 1 + round(len(template.render("")) / CHARACTERS_A_TOKEN)
