@@ -2,7 +2,7 @@
 
     python benchmarks/convergence.py                                 # the default run's target and forget rows
     python benchmarks/convergence.py --plot docs/convergence.png
-    python benchmarks/convergence.py model=smollm2_135m data=tofu data.path=… data.forget=01 --points 3 5
+    python benchmarks/convergence.py model=smollm2_135m data=tofu data.path=… data.forget=01 --rows 4 --points 3 5
 
 Everything is measured against 48 Gauss-Legendre points: the relative L2 error of the scores, the largest completeness
 of a layer (which knows nothing of the 48), and the Jaccard overlap of the masks at t = 0.3 and 0.5. `passes` counts
@@ -38,7 +38,7 @@ THRESHOLDS = (0.3, 0.5)
 def main() -> None:
     options = arguments()
     narrow_instructions()
-    measure = measured(options.overrides)
+    measure = measured(options.overrides, options.rows)
     exact, _ = measure("gauss", REFERENCE)
     print(f"{'rule':10}{'m':>4}{'passes':>8}{'error':>10}{'completeness':>14}{'overlap .3':>12}{'overlap .5':>12}")
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -59,12 +59,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, nargs="+", default=[2, 3, 5, 8, 12, 20, 50], help="values of m")
     parser.add_argument("--plot", type=Path, help="a PNG of error over points")
+    parser.add_argument("--rows", type=int, help="forget rows, the first (default: all)")
     parser.add_argument("overrides", nargs="*", help="of the run whose target and forget rows are taken")
     return parser.parse_args()
 
 
-def measured(overrides: list[str]) -> Callable[[str, int], tuple[Tensor, float]]:
-    """(rule, m) → (scores float64 [L, D], largest completeness), on a run's target and forget rows."""
+def measured(overrides: list[str], rows: int | None) -> Callable[[str, int], tuple[Tensor, float]]:
+    """(rule, m) → (scores float64 [L, D], largest completeness), on a run's target and forget rows, `rows` of them."""
     register(conf_dir())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = build_run(compose("config", overrides=overrides))
@@ -75,9 +76,10 @@ def measured(overrides: list[str]) -> Callable[[str, int], tuple[Tensor, float]]
     setup = pipeline.setup_of(cfg, splits, context)
     model, tokenizer = pipeline.the_target(cfg, splits, setup, context).load()
     batches, _ = attribution_batches(
-        tokenizer, setup.template, splits.forget, batch_size=16, max_length=setup.max_length, device=device
+        tokenizer, setup.template, splits.forget[:rows], batch_size=16, max_length=setup.max_length, device=device
     )
-    print(f"{cfg.model.name}, {cfg.data.name}: {len(splits.forget)} forget rows, torch {torch.__version__}, {device}")
+    many = len(splits.forget[:rows])
+    print(f"{cfg.model.name}, {cfg.data.name}: {many} forget rows, torch {torch.__version__}, {device}")
 
     def measure(rule: str, m: int) -> tuple[Tensor, float]:
         scores, off = neuron_attribution(model, batches, m=m, path=rule, dtype=torch.float64, return_completeness=True)

@@ -74,10 +74,9 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         raise
     tracker.finish()
     record.end("completed", stages=context.done, **results.noted)
-    if results.metrics and main:
-        show(
-            lambda: print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark, results.noted["warnings"])
-        )
+    if "evaluation" in cfg.stages and main:
+        warned = results.noted.get("warnings", ())
+        show(lambda: print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark, warned))
     log.info("run folder: %s", folder)
     return results.metrics.get("aggregate")
 

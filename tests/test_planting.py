@@ -217,6 +217,15 @@ def test_a_run_says_how_well_the_units_were_found(tmp_path: Path) -> None:
     assert "attribution plan" not in dry
 
 
+def test_a_planted_run_may_stop_at_its_mask(tmp_path: Path) -> None:
+    stop = ["attribution=random", "mask=top", "mask.share=0.25", "stages=[target,attribution,mask]"]
+    told = simu(*RUN, *PLANT, *stop, "method=simu", cwd=tmp_path).stdout
+    metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
+    assert metrics["localisation/precision"] == metrics["localisation/recall"]  # as many as are planted
+    assert {key.split("/")[0] for key in metrics} == {"localisation"}
+    assert "planted units" in told
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
