@@ -8,7 +8,7 @@ The divisor is known from the rows before any forward, so that it does not matte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from simu.models.forward import device_of, labelled_logits
 from simu.models.reference import Reference, Remembers
 from simu.optim.sampled import sampled_nll
 from simu.progress import track
-from simu.slots import LossTerm
+from simu.slots import LossTerm, MovesRetainWeight, Objective
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,10 @@ class Term:
 
     def units(self, indices: Sequence[int]) -> int:
         """What the mean over these rows divides by."""
-        return sum(n_scored(r) for r in self.flat(indices)) if self.loss.unit == "token" else len(indices)
+        if self.loss.unit == "row":
+            return len(indices)
+        first = self.loss.unit == "later_token"
+        return max(1, sum(max(0, n_scored(r) - first) for r in self.flat(indices)))
 
     def reference(self, indices: Sequence[int], device: torch.device) -> Reference | None:
         if self.memory is None or self.head is None:
@@ -129,6 +132,19 @@ def backward(
         total = total.to(device)
         dist.all_reduce(total)
     return float(total) / term.units(indices)
+
+
+def next_terms(terms: dict[str, Term], objective: Objective, record: dict[str, Any]) -> dict[str, Term]:
+    """The next step's terms: with another λ where the objective moves it; the step's `record` then shows its own.
+
+    A function of the records alone, so that a restart finds the same λ again.
+    """
+    if not isinstance(objective, MovesRetainWeight) or record["retain_loss"] is None:
+        return terms
+    term = terms["retain"]
+    record["retain_weight"] = term.weight
+    weight = objective.next_retain_weight(term.weight, record["retain_loss"], record["epoch"])
+    return {**terms, "retain": replace(term, weight=weight)}
 
 
 def estimate_curvature(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from simu.models.reference import Reference
 
-Unit = Literal["token", "row"]
+Unit = Literal["token", "later_token", "row"]
 Answers = Literal["original", "alternative", "both"]
 
 
@@ -160,7 +160,7 @@ class LossTerm(Protocol):
     """One term of the objective, minimised as it stands (signs included)."""
 
     unit: ClassVar[Unit]
-    """What `Loss.count` counts: labelled tokens or rows."""
+    """What `Loss.count` counts: labelled tokens, those after the first of each row, or rows."""
     needs_reference: ClassVar[bool]
     """Whether it compares with the untouched model; then it has `remember`, too (see `simu.models.reference`)."""
 
@@ -193,6 +193,15 @@ class Objective(Protocol):
     def forget_weight(self) -> float: ...
     @property
     def retain_weight(self) -> float: ...
+
+
+@runtime_checkable
+class MovesRetainWeight(Protocol):
+    """An objective whose λ is another one after each step."""
+
+    def next_retain_weight(self, weight: float, retain_loss: float, epoch: int) -> float:
+        """λ of the step after one that had `weight` and gave `retain_loss`, in `epoch` (from 1)."""
+        ...
 
 
 class Optimizer(Protocol):

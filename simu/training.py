@@ -29,6 +29,7 @@ from simu.gradients import (
     backward,
     clip_norm,
     estimate_curvature,
+    next_terms,
     process_group,
     remember,
     sum_gradients,
@@ -130,7 +131,7 @@ def train(
     alternatives: for forget losses that read them (`answers`), each forget row with "I don't know" as the answer.
     on_step: receives each step's record, of the steps before a restart too: step and epoch (from 1), forget_loss and
     retain_loss (unweighted, sign included), lr, grad_norm (before clipping), clipped_fraction (Sophia, else None),
-    tokens_per_s.
+    tokens_per_s; λ as retain_weight where the objective moves it.
     checkpoint: a file, written every `settings.checkpoint_every` steps and after the step in which the process is told
     to stop (`simu.stop`), and taken up again if it is there; what the untouched model said (`needs_reference`) is kept
     beside it.
@@ -157,6 +158,7 @@ def train(
     report = on_step or (lambda record: None)
     for earlier in records:
         report(earlier)
+        terms = next_terms(terms, objective, earlier)
 
     def met(done: int) -> bool:
         return stop is not None and done > 0 and plan[done - 1].ends_epoch and is_met(stop, model, plan[done - 1].epoch)
@@ -171,6 +173,7 @@ def train(
                 param_group["lr"] = rate * settings.rate_factor(step, total)
             with held():
                 record = take_step(model, optimizer, terms, plan[step], settings, pad_id, group, checkpoint)
+                terms = next_terms(terms, objective, record)
                 records.append(record)
                 report(record)
                 if not warned and (line := runaway(model, objective, record)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from simu.data.batching import Encoded
 
@@ -47,3 +48,10 @@ ATTRIBUTION_SWITCHES: list[dict[str, str | int]] = [
     {"layers": "all", "reduction": "absolute", "path": "left"},
 ]
 """Other settings of `neuron_attribution` than its defaults, alone and together."""
+
+
+def two_blocks() -> LlamaForCausalLM:
+    """Some thousand weights, the same each time, for `rows`."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=97, num_key_value_heads=2, max_position_embeddings=64, **sizes))

@@ -105,9 +105,10 @@ def is_a_finite_number(given: Given) -> None:
 
 
 def counts_its_unit(given: Given) -> None:
-    """`count` is the number of labelled tokens, or of rows."""
+    """`count` is the number of labelled tokens, of those after the first of each row, or of rows."""
     labelled = int((given.batch["labels"][:, 1:] != IGNORE).sum())
-    expected = given.pairs if given.term.unit == "row" else labelled
+    rows = len(given.batch["labels"])
+    expected = {"row": given.pairs, "token": labelled, "later_token": labelled - rows}[given.term.unit]
     count = given().count
     assert count == expected, (
         f"count is {count} for {given.pairs} rows with {labelled} labelled tokens, and unit is "

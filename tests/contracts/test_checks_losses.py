@@ -198,7 +198,7 @@ class NotNothing(Right):
 
 
 @planted(
-    (NoUnit(), "says_what_it_is", "unit is missing or none of token, row"),
+    (NoUnit(), "says_what_it_is", "unit is missing or none of token, later_token, row"),
     (NoSide(), "says_what_it_is", "neither answers (a forget loss) nor reads_rows"),
     (RemembersNothing(), "says_what_it_is", "there is no remember(model, batch)"),
     (Bare(), "is_a_finite_number", "returned a Tensor"),

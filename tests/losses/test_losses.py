@@ -22,9 +22,11 @@ from simu.data.batching import Encoded, collate
 from simu.data.refusals import REFUSALS, refusals
 from simu.losses import logprobs
 from simu.losses.forget.ascent import Ascent
+from simu.losses.forget.ceu import CEU
 from simu.losses.forget.dpo import DPO
 from simu.losses.forget.idk import IDK
 from simu.losses.forget.npo import NPO
+from simu.losses.forget.pdu import PDU
 from simu.losses.forget.rmu import RMU, steering_vector
 from simu.losses.forget.satimp import SatImp
 from simu.losses.forget.simnpo import SimNPO
@@ -41,6 +43,7 @@ from simu.types import Example, FieldError, UserError
 NOW = [[1 / 2, 1 / 4, 1 / 4], [1 / 5, 3 / 10, 1 / 2], [1 / 4, 1 / 4, 1 / 2]]
 THEN = [[1 / 3, 1 / 3, 1 / 3], [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4]]
 A, B = Encoded((1,), (2, 0)), Encoded((2, 1), (0,))
+C = Encoded((1,), (2, 0, 1))
 REFUSED_A, REFUSED_B = Encoded((1,), (0,)), Encoded((2, 1), (1,))
 NLL = log(2 * 4 * 5) / 3  # −log of 1/2, 1/4, 1/5
 
@@ -113,6 +116,12 @@ CASES = [
         )
         / 3,
     ),
+    # of A and B answers' first tokens are left out: what remains is 0|2. q = (0, 1/4, 1/2) / (3/4), p = (1/4, 1/4, 1/2)
+    (CEU(), (A, B), (log(4) + 2 * log(2)) / 3),
+    # of (2, 0, 1), with 0|2 and 1|0 after the first: q is (0, 1, 2)/3 and (2, 0, 1)/3, p (1, 1, 2)/4 and (2, 1, 1)/4
+    (CEU(), (C, B), (log(4) + 2 * log(2) + 2 * log(2) + log(4)) / 6),
+    # max − mean of log p: 1/2 against (1/5·3/10·1/2)^(1/3), 1/2 against 32^(−1/3), 1/2 against the former again
+    (PDU(), (A, B), (2 * (log(25 / 6) / 3) ** 2 + (log(4) / 3) ** 2) / 3),
 ]
 
 
@@ -121,7 +130,8 @@ def test_token_and_row_losses_by_hand(loss, rows, expected):
     reference = remembered(loss, *rows) if loss.needs_reference else None
     got = loss(Bigram(NOW), batch(*rows), reference)
     assert mean(got) == pytest.approx(expected, rel=1e-12)
-    assert got.count == {"token": sum(len(r.answer) for r in rows), "row": 2}[loss.unit]
+    tokens = sum(len(r.answer) for r in rows)
+    assert got.count == {"token": tokens, "later_token": tokens - len(rows), "row": 2}[loss.unit]
 
 
 def test_no_retain_is_zero_and_reads_no_rows():

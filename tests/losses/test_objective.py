@@ -26,6 +26,7 @@ from simu.types import FieldError, UserError
 OPTIONS = sorted(p.stem for p in (conf_dir() / "objective").glob("*.yaml"))
 RETAINS = sorted(p.stem for p in (conf_dir() / "objective" / "retain").glob("*.yaml"))
 DEFAULTS = {"ga": ("none", 0.0), "kl": ("kl", 1.0), "rmu": ("hidden", 1.0), "simnpo": ("ce", 8.0)}
+DEFAULTS |= {"ceu": ("none", 0.0), "pdu": ("ce", 100.0)}
 DEFAULTS |= {"satimp": ("ce", 10.0), "undial": ("ce", 0.0)}
 """Retain loss and λ of an option where they are not ce and 1."""
 

@@ -30,7 +30,7 @@ class RMU:
     down-projections of them: here, whatever selection and mask let train.
 
     Source: Li et al. 2024, https://arxiv.org/abs/2403.03218; open-unlearning's RMU with retain_loss_type EMBED_DIFF,
-    whose broadcast draws differ by position.
+    which divides each row's sum by every row's number of tokens (a broadcast of [B] over [B, 1]).
     """
 
     steering_coeff: Positive = 20.0
