@@ -25,6 +25,7 @@ from simu.metrics.choice import choice_point, rouge_similarities
 from simu.metrics.collect import Figures
 from simu.metrics.metric import row_metrics
 from simu.metrics.overforgetting import distinct_n
+from simu.metrics.statistics import auc
 from simu.metrics.text import Tokenizer
 from simu.models.content import content
 from simu.store.identity import fields
@@ -128,7 +129,7 @@ class TofuEvaluator:
             ids = [texts[row.pair].ids for row in rows if row.split == split and row.pair in texts]
             for n in (1, 2) if ids else ():
                 figures.metrics[f"{split}/distinct_{n}"] = distinct_n(ids, n)
-        self._membership(ask, figures, rows)
+        self._membership(ask, figures, rows, reference)
         self._truth_over_splits(figures, rows, reference)
         em, rouge = self.aggregate_em, "rouge_l_recall"
         parts = [f"forget/{em}", f"forget/{rouge}", f"mia/{self.aggregate_mia}", f"retain/{em}", f"retain/{rouge}"]
@@ -185,7 +186,8 @@ class TofuEvaluator:
             scores, answer = tokens[row.pair], row.example.answer
             scorer.tokens(row, scores)
             if row.split in ("forget", HOLDOUT):
-                row.scores |= mia.likelihood_scores(scores, answer, self.attacks, self.mia_k, drop_last=drop)
+                asked = (*self.attacks, mia.MIN_40)
+                row.scores |= mia.likelihood_scores(scores, answer, asked, self.mia_k, drop_last=drop)
 
     def _scorer(self) -> Scorer:
         return Scorer(metrics=row_metrics(), benchmark=self.benchmark, compat=self.compat, tokenizer=self.tokenizer)
@@ -200,6 +202,7 @@ class TofuEvaluator:
             better = of.closer_to_one if row.split == "forget" else of.true_better
             row.scores["truth_ratio_raw"] = raw
             row.scores["truth_ratio"] = raw if soul else better(raw)
+            row.scores["truth_ratio_prob_mean"] = of.truth_probability(right, wrong)
             if row.split in SHORT:
                 row.scores["probability_normalised"] = of.normalised_probability(right, wrong)
 
@@ -236,10 +239,13 @@ class TofuEvaluator:
 
     # --- metrics over rows -----------------------------------------------------------------------------------------
 
-    def _membership(self, ask: Inference, figures: Figures, rows: Sequence[Row]) -> None:
+    def _membership(self, ask: Inference, figures: Figures, rows: Sequence[Row], reference: object) -> None:
         members, others = ([row.scores for row in rows if row.split == split] for split in ("forget", HOLDOUT))
         if members and others:
-            mia.add_attacks(figures, self.attacks, ("forget", members), (HOLDOUT, others))
+            mia.add_attacks(figures, (*self.attacks, mia.MIN_40), ("forget", members), (HOLDOUT, others))
+            retain_only = retain_only_auc(rows, reference)
+            figures.combine("privleak", [f"mia/{mia.MIN_40}"], lambda p: mia.privleak(p[0], retain_only))
+            figures.combine("rel_diff", [f"mia/{mia.MIN_40}"], lambda p: mia.rel_diff(p[0], retain_only))
         elif set(self.attacks) - {"soul_compat"}:
             found = f"{len(members)} forget and {len(others)} holdout rows"
             figures.left_out.append(f"mia: left out, the data have {found}")
@@ -282,6 +288,17 @@ class TofuEvaluator:
         parts = [f"{split}/{name}" for split in UTILITY for name in (likely[split], "rouge_l_recall", "truth_ratio")]
         if self.compat != "soul" and all_there(figures, "model_utility", parts):
             figures.combine("model_utility", parts, harmonic_mean)
+
+
+def retain_only_auc(rows: Sequence[Row], reference: object) -> float:
+    """The reference's AUC of min-40 % on these rows; without a reference 0.5, what a model without the rows should have
+    (open-unlearning's default)."""
+    if reference is None:
+        return 0.5
+    name = f"mia_{mia.MIN_40}"
+    groups = ([row for row in rows if row.split == split] for split in ("forget", HOLDOUT))
+    members, others = (reference_scores(reference, g[0].split, name, g) for g in groups)
+    return auc(members, others)
 
 
 def is_asked(row: Row) -> bool:

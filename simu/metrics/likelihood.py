@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import ks_2samp
 
-from simu.metrics.metric import Metric, row_mean
+from simu.metrics.metric import Metric, Near, row_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,13 @@ def closer_to_one(ratio: float) -> float:
 def true_better(ratio: float) -> float:
     """max(0, 1 - R), in [0, 1]: what a kept row should score, the truth being likelier."""
     return max(0.0, 1 - ratio)
+
+
+def truth_probability(paraphrased: TokenScores, perturbed: Sequence[TokenScores]) -> float:
+    """c / (c + w + 1e-10), c = exp(-CE_paraphrased), w = exp(-mean_j CE_perturbed_j), in [0, 1]: open-unlearning's
+    truth ratio under aggregator=prob_mean."""
+    right, wrong = probability(paraphrased), np.exp(-np.mean([s.mean_nll for s in perturbed]))
+    return float(right / (right + wrong + 1e-10))
 
 
 def normalised_probability(answer: TokenScores, wrong: Sequence[TokenScores]) -> float:
@@ -127,6 +134,15 @@ METRICS = (
         bounds=(0, float("inf")),  # at most 1 but under compat=soul, which keeps the ratio itself
         aggregate="mean",
         source=TOFU,
+    ),
+    Metric(
+        key="truth_ratio_prob_mean",
+        label="Truth probability",
+        better={"forget": Near(value=0.5), "retain": "higher"},
+        bounds=(0, 1),
+        aggregate="mean",
+        chance=0.5,
+        source="open-unlearning's truth_ratio, aggregator prob_mean",
     ),
     Metric(
         key="forget_quality",

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from simu.metrics.collect import Figures
 from simu.metrics.metric import Metric, Near
@@ -18,6 +21,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from simu.inference.likelihood import TokenScores
+
+
+Value = TypeVar("Value", float, NDArray[np.float64])
+
+MIN_40 = "min_40"
+"""min_k at the k of `privleak`, whatever k `min_k` is asked with."""
+_TINY = 1e-10  # open-unlearning's, against a division by 0
 
 
 def loss(scores: TokenScores) -> float:
@@ -51,8 +61,21 @@ def likelihood_scores(
         "zlib": lambda: zlib_ratio(scores, text),
         "min_k": lambda: min_k(scores, k, drop_last),
         "min_k_plus_plus": lambda: min_k_plus_plus(scores, k, drop_last),
+        MIN_40: lambda: min_k(scores, 0.4, drop_last),
     }
     return {f"mia_{attack}": measures[attack]() for attack in attacks if attack in measures}
+
+
+def privleak(auc: Value, retain_only: float = 0.5) -> Value:
+    """100·((1 − A) − (1 − A_ret)) / ((1 − A_ret) + 1e-10), in per cent, A the AUC of min-40 % and A_ret the retain-only
+    model's: 0 where as much leaks as there, below 0 under-, above 0 over-unlearnt (MUSE, arXiv 2407.06460; as
+    open-unlearning has it)."""
+    return 100 * (retain_only - auc) / (1 - retain_only + _TINY)
+
+
+def rel_diff(auc: Value, retain_only: float = 0.5) -> Value:
+    """100·(A − A_ret) / (A_ret + 1e-10), in per cent, of the same AUCs (open-unlearning)."""
+    return 100 * (auc - retain_only) / (retain_only + _TINY)
 
 
 def add_attacks(
@@ -108,9 +131,26 @@ METRICS = (
     _attack("zlib", "zlib", "Carlini et al. 2021 (arXiv 2012.07805)"),
     _attack("min_k", "min-k", "Shi et al. 2024 (arXiv 2310.16789)"),
     _attack("min_k_plus_plus", "min-k++", "Zhang et al. 2024 (arXiv 2404.02936)"),
+    _attack(MIN_40, "min-40 %", "Shi et al. 2024 (arXiv 2310.16789), k = 0.4 as MUSE and open-unlearning have it"),
     _attack("reference", "reference", "Carlini et al. 2021 (arXiv 2012.07805)"),
     _attack("grad_norm", "grad norm", "Wang et al. (arXiv 2402.17012); open-unlearning"),
     _attack("soul_compat", "SOUL order", "SOUL, src/metrics/Tofu.py, its label order included"),
+    *(
+        Metric(
+            key=key,
+            label=label,
+            span="MIA",
+            better={"whole": Near(value=0.0)},
+            bounds=(-100 - 1e-6, float("inf")),
+            aggregate="combined",
+            chance=0.0,
+            source=source,
+        )
+        for key, label, source in (
+            ("privleak", "PrivLeak, %", "MUSE (arXiv 2407.06460); open-unlearning"),
+            ("rel_diff", "AUC against retain-only, %", "open-unlearning"),
+        )
+    ),
     Metric(
         key="tpr_at_1_fpr",
         label="TPR at 1 % FPR",

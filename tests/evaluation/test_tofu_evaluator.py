@@ -68,6 +68,7 @@ def test_truth_ratio_and_model_utility_equal_their_definitions(result, memorised
             normalised[split].append(np.exp(-right) / (np.exp(-right) + np.exp(-np.array(wrong)).sum() + 1e-10))
     m = result.metrics
     forget = np.array(ratios["forget"])
+    assert m["forget/truth_ratio_prob_mean"] == pytest.approx((1 / (1 + forget)).mean(), rel=1e-4)  # c/(c+w), R = w/c
     assert m["forget/truth_ratio"] == pytest.approx(np.minimum(forget, 1 / (forget + 1e-10)).mean(), rel=1e-4)
     terms = []
     for split in ("retain", "real_authors", "world_facts"):
@@ -180,6 +181,12 @@ def test_forget_quality_and_reference_attack_need_the_reference(
     assert found["mia/reference"] == pytest.approx(np.mean([a > b for a in gain["forget"] for b in gain["holdout"]]))
     same = EVALUATOR(Subject(memorised, tokenizer, TEMPLATE), small_splits, reference=result).metrics
     assert same["forget_quality"] == pytest.approx(1.0)
+    assert (same["privleak"], same["rel_diff"]) == pytest.approx((0.0, 0.0), abs=1e-9)
+    ours, theirs = found["mia/min_40"], reference.metrics["mia/min_40"]
+    assert found["privleak"] == pytest.approx(100 * ((1 - ours) - (1 - theirs)) / (1 - theirs))
+    assert found["rel_diff"] == pytest.approx(100 * (ours - theirs) / theirs)
+    alone = result.metrics["mia/min_40"]  # against 0.5
+    assert result.metrics["privleak"] == pytest.approx(100 * (1 - 2 * alone))
     assert same["mia/reference"] == 0.5
 
 

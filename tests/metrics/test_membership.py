@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from simu.inference.likelihood import token_scores
+from simu.inference.likelihood import TokenScores, token_scores
 from simu.metrics import membership as mia
 
 
@@ -81,3 +81,28 @@ def test_souls_order_puts_a_perfect_attack_near_what_the_paper_prints():
     0.76–0.79.)"""
     assert literal_soul([1.0] * 400, [0.0] * 217) == pytest.approx((217 + 183 / 2) / 400)
     assert literal_soul([0.0] * 400, [1.0] * 217) == pytest.approx(183 / 2 / 400)
+
+
+@pytest.mark.parametrize(
+    ("auc", "retain_only", "leak", "difference"),
+    [
+        (0.5, 0.5, 0.0, 0.0),
+        (1.0, 0.5, -100.0, 100.0),  # ((1 − 1) − 0.5) / 0.5 and (1 − 0.5) / 0.5
+        (0.0, 0.5, 100.0, -100.0),
+        (0.7, 0.4, -50.0, 75.0),  # (0.3 − 0.6) / 0.6 and 0.3 / 0.4
+        (0.4, 0.4, 0.0, 0.0),
+    ],
+)
+def test_privleak_and_rel_diff_by_hand(auc, retain_only, leak, difference):
+    assert mia.privleak(auc, retain_only) == pytest.approx(leak, abs=1e-6)
+    assert mia.rel_diff(auc, retain_only) == pytest.approx(difference, abs=1e-6)
+
+
+def test_min_40_reads_two_fifths_whatever_k_is():
+    logs = [-1.0, -5.0, -2.0, -4.0, -3.0]  # ⌊0.4 · 5⌋ = 2 lowest; without the last ⌊0.4 · 4⌋ = 1
+    log_prob = torch.tensor(logs)
+    zeros, hit = torch.zeros(5), torch.ones(5, dtype=torch.bool)
+    scores = TokenScores(log_prob=log_prob, mean_log_prob=zeros, var_log_prob=zeros, hit=hit)
+    for k in (0.2, 1.0):
+        assert mia.likelihood_scores(scores, "a", ("min_40",), k) == {"mia_min_40": -4.5}
+    assert mia.likelihood_scores(scores, "a", ("min_40",), 0.2, drop_last=True) == {"mia_min_40": -5.0}

@@ -210,6 +210,12 @@ def test_truth_ratio_by_hand():
     assert of.true_better(5.0) == 0.0
 
 
+def test_truth_probability_by_hand():
+    right, wrong = tokens([0.5, 0.5]), [tokens([0.25, 0.25]), tokens([0.04, 0.04])]
+    assert of.truth_probability(right, wrong) == pytest.approx(0.5 / (0.5 + 0.1))  # 0.1 = sqrt(0.25 · 0.04)
+    assert of.truth_probability(wrong[0], [right]) == pytest.approx(1 / 3)
+
+
 def test_normalised_probability_by_hand():
     assert of.normalised_probability(tokens([0.4]), [tokens([0.1]), tokens([0.3])]) == pytest.approx(0.5)
 
