@@ -28,7 +28,7 @@ from simu.report.summary import print_summary
 from simu.results import Results
 from simu.sharding import join
 from simu.slots import OfPlanted
-from simu.stages import attribution, evaluation, mask, target, unlearning, weights
+from simu.stages import alternatives, attribution, evaluation, mask, target, unlearning, weights
 from simu.stages.artifact import Artifact, Context, Setup, do
 from simu.store import provenance
 from simu.store.cache import Cache
@@ -220,7 +220,8 @@ def unlearning_of(
     taught: Artifact[Loaded],
     chosen: NeuronMask | None,
 ) -> Artifact[Loaded]:
-    """Objective × optimizer × selection."""
+    """Objective × optimizer × selection; with the target's own other answers where the forget loss reads them."""
+    other = alternatives.wanted(cfg.objective, taught, splits.forget, setup, cfg.seed)
     inputs = unlearning.Inputs(
         target=taught,
         mask=chosen,
@@ -231,6 +232,7 @@ def unlearning_of(
         training=cast(Training, cfg.training),
         forget=splits.forget,
         retain=splits.retain,
+        alternatives=do(alternatives, other, context, "alternatives") if other else None,
         setup=setup,
         seed=cfg.seed,
     )

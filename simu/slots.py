@@ -171,8 +171,21 @@ class ForgetLoss(LossTerm, Protocol):
     """What is lowered on the rows to forget."""
 
     answers: ClassVar[Answers]
-    """Whether a batch holds the answers to forget, "I don't know" in their place, or first all of the former and then,
-    in the same order, all of the latter ("both": 2·B rows that count as B)."""
+    """Whether a batch holds the answers to forget, alternatives ("I don't know") in their place, or first all of the
+    former and then, in the same order, all of the latter ("both": 2·B rows that count as B)."""
+
+
+@runtime_checkable
+class OwnAlternatives(Protocol):
+    """A forget loss whose alternatives are other answers of the target itself, not "I don't know"."""
+
+    @property
+    def alternatives(self) -> int:
+        """Of each row."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
 
 
 class RetainLoss(LossTerm, Protocol):

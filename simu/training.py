@@ -35,6 +35,7 @@ from simu.gradients import (
     sum_gradients,
     sum_over_shards,
 )
+from simu.losses.alternatives import alternatives_each
 from simu.models.reference import Remembers, untouched_head
 from simu.progress import track
 from simu.slots import Objective
@@ -128,7 +129,8 @@ def train(
 
     forget, retain: encoded rows; each forget row draws one retain row (`pairing_table`). Without retain rows, or with a
     retain loss that reads none, the forget term alone is trained on: so is a target fine-tuned (`objective.teach`).
-    alternatives: for forget losses that read them (`answers`), each forget row with "I don't know" as the answer.
+    alternatives: for forget losses that read them (`answers`), each forget row with another answer, "I don't know" say;
+    where they are k times as many, those of epoch e are the e-th of the k parts, in turn.
     on_step: receives each step's record, of the steps before a restart too: step and epoch (from 1), forget_loss and
     retain_loss (unweighted, sign included), lr, grad_norm (before clipping), clipped_fraction (Sophia, else None),
     tokens_per_s; λ as retain_weight where the objective moves it.
@@ -147,7 +149,8 @@ def train(
         return TrainingResult(0, False, [], [])
     group = process_group()
     torch.manual_seed(narrow(seed) + group.rank)
-    plan = draw(len(forget), len(retain), settings, seed)[:total]
+    parts = alternatives_each(objective, len(forget), len(alternatives))
+    plan = draw(len(forget), len(retain), settings, seed, parts)[:total]
     terms = terms_of(objective, forget, retain, alternatives)
     digest = trajectory_digest(settings, objective, optimizer, seed, group, terms, fingerprint)
     file = Checkpoint(of_process(checkpoint, group), digest)
@@ -209,10 +212,12 @@ class Step:
     ends_epoch: bool
 
 
-def draw(n_forget: int, n_retain: int, settings: Training, seed: int) -> list[Step]:
-    """All steps of a training: a function of the seed and the numbers of rows alone."""
+def draw(n_forget: int, n_retain: int, settings: Training, seed: int, parts: int = 0) -> list[Step]:
+    """All steps of a training: a function of the seed and the numbers of rows alone. `parts`: of the alternatives, each
+    with the forget rows once more."""
     size = settings.batch_size
     forget, retain = pairing_table(n_forget, max(1, n_retain), settings.epochs, seed)
+    forget += n_forget * (torch.arange(settings.epochs) % max(1, parts))[:, None]
     starts = [(epoch, i) for epoch in range(settings.epochs) for i in range(0, n_forget, size)]
     return [
         Step(
@@ -230,10 +235,8 @@ def terms_of(
 ) -> dict[str, Term]:
     """ "forget", with the answers that its loss reads; "retain", where there are rows and its loss reads them."""
     answers = objective.forget.answers
-    if answers != "original" and len(alternatives) != len(forget):
-        name = type(objective.forget).__name__
-        raise ValueError(f"{name} needs an alternative for each of the {len(forget)} forget rows")
-    columns = {"original": [forget], "alternative": [alternatives], "both": [forget, alternatives]}[answers]
+    again = [*forget] * alternatives_each(objective, len(forget), len(alternatives))
+    columns = {"original": [forget], "alternative": [alternatives], "both": [again, alternatives]}[answers]
     terms = {"forget": Term(list(zip(*columns, strict=True)), objective.forget, objective.forget_weight)}
     if retain and objective.retain.reads_rows:
         terms["retain"] = Term([(row,) for row in retain], objective.retain, objective.retain_weight)

@@ -23,7 +23,7 @@ from simu.models.chat import end_with_turn, laid_out
 from simu.models.folder import check_decoder
 from simu.models.forward import device_of
 from simu.models.tokenizers import check_tokenizer
-from simu.stages import attribution, evaluation, mask, unlearning
+from simu.stages import alternatives, attribution, evaluation, mask, unlearning
 from simu.stages.artifact import Artifact, Context, Setup
 from simu.store.cache import Cache
 from simu.store.files import read_json_lines
@@ -234,6 +234,8 @@ class Subject:
     def unlearned(self, chosen: Tensor | None) -> tuple[PreTrainedModel, list[dict[str, Any]], list[str]]:
         """The unlearned copy, its log and its warnings."""
         cfg = self.cfg
+        other = alternatives.wanted(cfg.objective, self.target, self.splits.forget, self.setup, cfg.seed)
+        answers = other and self._done(alternatives, other)
         inputs = unlearning.Inputs(
             target=self.target,
             mask=chosen,
@@ -244,6 +246,7 @@ class Subject:
             training=cast(Training, cfg.training),
             forget=self.splits.forget,
             retain=self.splits.retain,
+            alternatives=Artifact("alternatives", "", None, lambda: answers) if answers else None,
             setup=self.setup,
             seed=cfg.seed,
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -40,6 +40,8 @@ class Inputs:
     training: Training
     forget: tuple[Example, ...]
     retain: tuple[Example, ...]
+    alternatives: Artifact | None = None
+    """The target's own other answers to the rows to forget, where the forget loss reads these."""
     setup: Setup
     seed: int
 
@@ -49,12 +51,11 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     setup = inputs.setup
     model, tokenizer = inputs.target.load()
 
-    def encode(rows: list[Example] | tuple[Example, ...]) -> list[Encoded]:
+    def encode(rows: Sequence[Example]) -> list[Encoded]:
         return encode_examples(tokenizer, setup.template, rows, setup.max_length)
 
     selection = inputs.selection(shard(model), inputs.mask, unit=inputs.unit, master=setup.precision.master)
     optimizer = inputs.optimizer(selection.named_parameters())
-    reads_refusals = inputs.objective.forget.answers != "original"
     trained = train(
         model,
         selection,
@@ -62,7 +63,7 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
         inputs.objective,
         encode(inputs.forget),
         encode(inputs.retain),
-        alternatives=encode(refusals(inputs.forget, inputs.seed)) if reads_refusals else (),
+        alternatives=encode(alternatives(inputs)),
         settings=inputs.training,
         pad_id=pad_id(tokenizer),
         seed=inputs.seed,
@@ -73,6 +74,15 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
     if context.main:
         write_tensors(folder / "weights.safetensors", tensors)
         write_json(folder / WARNINGS, trained.warnings)
+
+
+def alternatives(inputs: Inputs) -> Sequence[Example]:
+    """What stands in the place of the answers to forget; empty where the forget loss reads the answers alone."""
+    if inputs.objective.forget.answers == "original":
+        return ()
+    if inputs.alternatives is not None:
+        return cast(Sequence[Example], inputs.alternatives.load())
+    return refusals(inputs.forget, inputs.seed)
 
 
 def load(inputs: Inputs, folder: Path, context: Context) -> Loaded:

@@ -93,6 +93,16 @@ def test_micro_batches_of_the_processes_make_up_the_batch(world_size, tokens):
         assert len(batch) * max(len(FORGET[i]) for i in batch) <= (tokens or 7 * 13)
 
 
+def test_alternatives_take_turns_by_epoch():
+    """Rows 0–2 with their first alternatives are terms 0–2, with their second 3–5."""
+    steps = draw(3, 24, Training(epochs=3, batch_size=2), seed=5, parts=2)
+    plain = draw(3, 24, Training(epochs=3, batch_size=2), seed=5)
+    shifts = {1: 0, 2: 3, 3: 0}
+    for step, same in zip(steps, plain, strict=True):
+        assert step.indices["forget"] == [i + shifts[step.epoch] for i in same.indices["forget"]]
+        assert step.indices["retain"] == same.indices["retain"]
+
+
 def test_every_forget_row_comes_once_an_epoch():
     steps = draw(16, 24, Training(epochs=3, batch_size=7), seed=5)
     assert [s.ends_epoch for s in steps] == [False, False, True] * 3

@@ -21,6 +21,7 @@ from torch import nn
 from simu.data.batching import Encoded, collate
 from simu.data.refusals import REFUSALS, refusals
 from simu.losses import logprobs
+from simu.losses.forget.altpo import AltPO
 from simu.losses.forget.ascent import Ascent
 from simu.losses.forget.ceu import CEU
 from simu.losses.forget.dpo import DPO
@@ -92,6 +93,9 @@ CASES = [
     # (2/β)·log(1 + (lose/win)^β); win/lose: (2/5)/2 and (6/5)/(2/5)
     (DPO(beta=1.0), (A, B, REFUSED_A, REFUSED_B), log(1 + 5) + log(1 + 1 / 3)),
     (DPO(beta=2.0), (A, B, REFUSED_A, REFUSED_B), (log(1 + 25) + log(1 + 1 / 9)) / 2),
+    # the same with an alternative in the refusal's place: 1 behind 1 (P 3/10, P₀ 1/4) and, behind 2 1, 2 (1/2, 1/4):
+    # win/lose: (6/5)/2 and 2/(2/5)
+    (AltPO(beta=1.0), (A, B, Encoded((1,), (1,)), Encoded((2, 1), (2,))), log(1 + 5 / 3) + log(1 + 1 / 5)),
     # (2/β)·log(1 + (e^δ·P^(1/n))^β)
     (SimNPO(beta=2.0), (A, B), (log(1 + 1 / 8) + log(1 + 1 / 25)) / 2),
     (SimNPO(beta=2.0, delta=log(2)), (A, B), (log(1 + 4 / 8) + log(1 + 4 / 25)) / 2),
@@ -265,6 +269,8 @@ def test_refusals_are_drawn_by_the_seed_and_keep_the_question():
     [
         (NPO, "beta", 0.0),
         (DPO, "beta", 0.0),
+        (AltPO, "beta", 0.0),
+        (AltPO, "alternatives", 0),
         (SimNPO, "beta", 0.0),
         (UNDIAL, "beta", -1.0),
         (WGA, "beta", -1.0),
