@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from simu.data.encoding import answer_ids, prompt_ids
+from simu.data.encoding import Shots, answer_ids, prompt_ids
 from simu.fields import narrow
 from simu.types import IGNORE, Batch, Example, Template
 
@@ -42,13 +42,14 @@ def encode(
     answer: str,
     max_length: int | None = None,
     name: str = "",
+    shots: Shots = (),
 ) -> Encoded:
     """Prompt ids + answer ids + EOS, tokenised apart so that the seam is the same in training and in generation.
 
     Rows longer than `max_length` tokens lose the end of their answer (and EOS), with a warning that names the row; a
     prompt that leaves no room for one answer token loses its beginning.
     """
-    head = prompt_ids(tokenizer, template, prompt)
+    head = prompt_ids(tokenizer, template, prompt, shots)
     tail = [*answer_ids(tokenizer, template, answer), int(tokenizer.eos_token_id)]
     if max_length is not None and len(head) + len(tail) > max_length:
         say_cut(name, len(head) + len(tail), max_length)

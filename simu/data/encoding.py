@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from simu.types import Template
 
+SHOT_END = "\n\n"
+"""Behind an answer that is shown as an example; where the template has control tokens (a chat's turns), EOS."""
 ANCHORS = ("\n", ":", "]", "a")  # tried in turn: a tokenizer may merge one of them with what follows
 
 
@@ -47,13 +49,37 @@ class Control:
     """The same in a group, with the white space around that some tokenizers take in with it."""
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: str) -> list[int]:
-    """Ids of a prompt with the tokenizer's own opening tokens (BOS) and never a closing one."""
-    return [token.id for token in prompt_tokens(tokenizer, template, prompt)]
+Shots = tuple[tuple[str, str], ...]
+"""Prompts with their answers that stand before a prompt."""
 
 
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: str) -> list[Token]:
-    return opened(tokenizer, prompt_pieces(template, prompt), control_of(tokenizer, template))
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: str, shots: Shots = ()) -> list[int]:
+    """Ids of a prompt, behind `shots` where there are any, with the tokenizer's own opening tokens (BOS) and never a
+    closing one."""
+    return [token.id for token in prompt_tokens(tokenizer, template, prompt, shots)]
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, template: Template, prompt: str, shots: Shots = ()
+) -> list[Token]:
+    control = control_of(tokenizer, template)
+    end = str(tokenizer.eos_token) if control.read.search(template.prompt) else SHOT_END
+    pieces = [piece for shot in shots for piece in (*answered(template, *shot), Piece(end, False))]
+    pieces += prompt_pieces(template, prompt)
+    return opened(tokenizer, begun_once(pieces, template, tokenizer.bos_token), control)
+
+
+def answered(template: Template, prompt: str, answer: str) -> list[Piece]:
+    """A prompt and its answer, without what ends it."""
+    return [*prompt_pieces(template, prompt), Piece(template.separator, False), Piece(answer, True)]
+
+
+def begun_once(pieces: Sequence[Piece], template: Template, bos: object) -> list[Piece]:
+    """Without the BOS that a template writes, but for the first."""
+    if not bos or not template.prompt.startswith(str(bos)):
+        return list(pieces)
+    first = pieces[0]
+    return [first, *(p if p.is_data else Piece(p.text.removeprefix(str(bos)), False) for p in pieces[1:])]
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, template: Template, answer: str) -> list[int]:

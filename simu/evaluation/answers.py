@@ -64,7 +64,7 @@ def too_long(
     long: list[tuple[Row, int]] = []
     for row in rows:
         count = len(answer_ids(tokenizer, template, row.example.answer))
-        behind = len(prompt_ids(tokenizer, template, row.example.prompt))
+        behind = len(prompt_ids(tokenizer, template, row.prompt, row.shots))
         room = allowed if window is None else min(allowed, max(1, window + 1 - behind))
         if count > room:
             long.append((row, count))

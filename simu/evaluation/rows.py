@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from simu.data.encoding import Shots
 from simu.inference.engine import Pair
 from simu.inference.generate import Generation
 from simu.inference.likelihood import TokenScores
@@ -38,8 +39,23 @@ class Row:
         """Whether there is no question to it: nothing is generated, and its likelihood alone is scored."""
         return not self.example.prompt
 
+    asked: str | None = None
+    """Another question than the example's, with the same answer."""
+    shots: Shots = ()
+    """Questions with their answers that stand before its own."""
+
+    @property
+    def prompt(self) -> str:
+        return self.example.prompt if self.asked is None else self.asked
+
     @property
     def pair(self) -> Pair:
+        """As the row is asked."""
+        return Pair(self.prompt, self.example.answer, self.example.id, self.shots)
+
+    @property
+    def taught(self) -> Pair:
+        """As a model is taught it: the example's own question, and nothing before it."""
         return Pair(self.example.prompt, self.example.answer, self.example.id)
 
     def record(self) -> dict[str, object]:
@@ -49,7 +65,7 @@ class Row:
             "id": e.id,
             "split": self.split,
             **({"group": e.group} if e.group else {}),
-            "prompt": e.prompt,
+            "prompt": self.prompt,
             "answer": e.answer,
             "generated": self.generated,
             **self.extra,

@@ -11,6 +11,7 @@ from simu.data.comparing import compared
 from simu.data.encoding import joint_ids
 from simu.evaluation.answers import warnings_of
 from simu.evaluation.choice import Similarities, check_embedding, embedding_similarities, encoder_place
+from simu.evaluation.prompts import ask_otherwise
 from simu.evaluation.rows import Row, Scorer, add_means, all_there, reference_scores, rows_of
 from simu.fields import Count, Place, PositiveShare, Seed, above, between, component
 from simu.inference.engine import Inference, Pair, Settings
@@ -60,6 +61,8 @@ class TofuEvaluator:
     strict: bool = False
     compat: Literal["none", "soul", "open_unlearning"] = "none"
     tokenizer: Tokenizer = "rouge_score"
+    question_key: Literal["original", "paraphrased"] = "original"
+    few_shot: Annotated[int, between(0, 256)] = 0
     choice_scorer: ChoiceScorer = "rouge_l"
     embedding_model: Place = "sentence-transformers/paraphrase-MiniLM-L6-v2"
     truth_ratio: bool = True
@@ -111,6 +114,7 @@ class TofuEvaluator:
         embedding = self.choice_scorer == "embedding"
         embed = embedding_similarities(self.embedding_model, device_of(subject.model)) if embedding else None
         rows = rows_of(splits, (*GENERATED, HOLDOUT), short=SHORT)
+        said = ask_otherwise(rows, paraphrased=self.question_key == "paraphrased", few_shot=self.few_shot)
         texts = ask.answers(self._pairs_to_generate(rows))
         tokens = ask.likelihoods(self._pairs_to_score(rows))
         self._score_texts(rows, texts)
@@ -148,7 +152,7 @@ class TofuEvaluator:
             words=self.tokenizer,
         )
         records = [row.record() for row in rows]
-        return Evaluation(metrics=figures.metrics, rows=records, warnings=[*warnings, *figures.left_out])
+        return Evaluation(metrics=figures.metrics, rows=records, warnings=[*said, *warnings, *figures.left_out])
 
     # --- what the model is asked, all at once: each unique pair one row of one plan ---------------------------------
 
@@ -159,7 +163,7 @@ class TofuEvaluator:
         return pairs
 
     def _pairs_to_score(self, rows: Sequence[Row]) -> list[Pair]:
-        pairs = [row.pair for row in rows]
+        pairs = [pair for row in rows for pair in (row.pair, row.taught)]
         if self.truth_ratio:
             pairs += [pair for row in rows if has_options(row) for pair in self._truths(row)]
         if self.choice_scorer == "likelihood":
@@ -169,7 +173,7 @@ class TofuEvaluator:
     def _truths(self, row: Row) -> list[Pair]:
         """What the truth ratio compares; SOUL asks with the paraphrased question."""
         e = row.example
-        return options(row, (e.paraphrased_prompt or e.prompt) if self.compat == "soul" else e.prompt)
+        return options(row, (e.paraphrased_prompt or e.prompt) if self.compat == "soul" else row.prompt)
 
     # --- row scores ------------------------------------------------------------------------------------------------
 
@@ -183,8 +187,8 @@ class TofuEvaluator:
         """Scores of the answers' likelihoods, the membership scores that need nothing else among them."""
         scorer, drop = self._scorer(), self.compat == "open_unlearning"
         for row in rows:
-            scores, answer = tokens[row.pair], row.example.answer
-            scorer.tokens(row, scores)
+            scorer.tokens(row, tokens[row.pair])
+            scores, answer = tokens[row.taught], row.example.answer  # membership is of what was taught
             if row.split in ("forget", HOLDOUT):
                 asked = (*self.attacks, mia.MIN_40)
                 row.scores |= mia.likelihood_scores(scores, answer, asked, self.mia_k, drop_last=drop)
@@ -228,7 +232,7 @@ class TofuEvaluator:
                 for row, nll in zip(asked, theirs, strict=True):
                     row.scores["mia_reference"] = nll - row.scores["mean_nll"]
             if "grad_norm" in self.attacks:
-                encoded = [self._without_last(ask.encoded(row.pair)) for row in asked]
+                encoded = [self._without_last(ask.encoded(row.taught)) for row in asked]
                 norms = gradient_norms(ask.model, encoded, pad_id(ask.tokenizer))
                 for row, norm in zip(asked, norms, strict=True):
                     row.scores["mia_grad_norm"] = -norm
@@ -317,7 +321,7 @@ def options(row: Row, prompt: str) -> list[Pair]:
     """The right answer (paraphrased where there is a paraphrase), then the perturbed ones, under one question."""
     e = row.example
     right = e.answer if e.paraphrased_answer is None else e.paraphrased_answer
-    return [Pair(prompt, answer, e.id) for answer in (right, *e.perturbed_answers)]
+    return [Pair(prompt, answer, e.id, row.shots) for answer in (right, *e.perturbed_answers)]
 
 
 def choices(row: Row) -> list[Pair]:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simu.data.batching import Encoded, encode
-from simu.data.encoding import answer_ids, prompt_ids
+from simu.data.encoding import Shots, answer_ids, prompt_ids
 from simu.inference.generate import Generation, generate
 from simu.inference.likelihood import TokenScores, joined, score, stride, windows
 from simu.inference.slots import context_limit
@@ -28,6 +28,8 @@ class Pair:
     answer: str
     name: str = field(default="", compare=False)
     """The row, for warnings and errors."""
+    shots: Shots = ()
+    """Questions with their answers that stand before the prompt."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Inference:
 
     def encoded(self, pair: Pair) -> Encoded:
         """Prompt ids, and answer ids with EOS (where it is scored)."""
-        row = encode(self.tokenizer, self.template, pair.prompt, pair.answer, self.window, pair.name)
+        row = encode(self.tokenizer, self.template, pair.prompt, pair.answer, self.window, pair.name, pair.shots)
         leave = not self.settings.score_eos and row.answer[-1] == self.tokenizer.eos_token_id
         return Encoded(row.prompt, row.answer[:-1]) if leave else row
 
@@ -132,7 +134,7 @@ class Inference:
         return [joined([next(found) for _ in parts]) for parts in rows], longer
 
     def _prompt(self, pair: Pair) -> list[int]:
-        ids = prompt_ids(self.tokenizer, self.template, pair.prompt)
+        ids = prompt_ids(self.tokenizer, self.template, pair.prompt, pair.shots)
         if not ids:
             raise UserError(f"{pair.name}: an empty prompt, and a tokenizer without BOS: nothing to generate from")
         if self.window is None or len(ids) <= self.window:

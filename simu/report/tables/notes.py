@@ -22,6 +22,8 @@ VARIANTS = {
     "data.seam": "seam",
     "evaluator.compat": "definitions",
     "evaluator.tokenizer": "ROUGE's words",
+    "evaluator.question_key": "question",
+    "evaluator.few_shot": "shots",
     "evaluator.choice_scorer": "choice scorer",
     ENCODER: "encoder",
     "evaluator.mia_k": "min-k k",
@@ -29,6 +31,8 @@ VARIANTS = {
     "evaluator.aggregate_mia": "MIA in the aggregate",
     "evaluator.confidence": "confidence over rows",
 }
+USUAL = {"evaluator.question_key": "original", "evaluator.few_shot": 0}
+"""Values that go without saying."""
 
 
 def variants(groups: Iterable[Group]) -> list[str]:
@@ -36,7 +40,7 @@ def variants(groups: Iterable[Group]) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for g in groups:
         read = [k for k in VARIANTS if k != ENCODER or g.settings.get("evaluator.choice_scorer") == "embedding"]
-        said = [f"{VARIANTS[k]} {show(g.settings[k])}" for k in read if g.settings.get(k) is not None]
+        said = [f"{VARIANTS[k]} {show(g.settings[k])}" for k in read if g.settings.get(k, USUAL.get(k)) != USUAL.get(k)]
         if said:
             found.setdefault(", ".join(said), {})[f"{g.model} on {g.place}"] = None
     return [f"Ours, {'; '.join(where)}: {said}." for said, where in found.items()]
