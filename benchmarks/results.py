@@ -52,6 +52,28 @@ LUME = {
 }
 
 
+FOUND = {
+    "AUC, planted against decoys": "localisation/auc",
+    "against all": "localisation/auc_all",
+    "precision at as many": "localisation/precision_at_count",
+    "of the mask": "localisation/precision",
+    "recall": "localisation/recall",
+    "AUC of the norm": "localisation/weight_norm/auc",
+    "against all ": "localisation/weight_norm/auc_all",
+}
+MOVED = {
+    "planted share of the mask": "localisation/precision",
+    "AUC of what moved": "change/auc",
+    "moved outside": "change/outside",
+    "aggregate, fair ↑": "aggregate_fair",
+    "forget ROUGE-L ↓": "forget/rouge_l_recall",
+    "retain ROUGE-L ↑": "retain/rouge_l_recall",
+    "world facts ↑": "world_facts/contains_answer",
+    "MIA →0.5": "mia/min_k",
+}
+UNLEARNED = ("attribution.unit=row", "stages=[target,attribution,mask,unlearning,evaluation]")
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A command, and the table that it gives: a line for each value of what it sweeps over."""
@@ -91,6 +113,18 @@ SWEEPS = {
         ("+sweep=table1", "data=tofu", "data.path=DATA/tofu", "retain_reference=true"), ("method",), QA | UTILITY
     ),
     "lume": Sweep(("+sweep=table1", "data=lume", "data.path=DATA/lume"), ("method",), LUME),
+    "localisation": Sweep(("+sweep=localisation",), ("attribution.unit", "attribution"), FOUND, before=False),
+    "localised": Sweep(
+        ("+sweep=localisation", "attribution=integrated,random,activation,snip,grad_norm", *UNLEARNED),
+        ("attribution",),
+        MOVED,
+        before=False,
+    ),
+    "planted": Sweep(
+        ("+sweep=localisation", "attribution=integrated", *UNLEARNED, "mask=planted,none", "~mask.share"),
+        ("mask",),
+        MOVED,
+    ),
     "search": Sweep(
         ("+sweep=search", "seed=3,4,5"), ("method", "optimizer.lr", "objective.retain_weight"), QA, before=False
     ),
@@ -148,7 +182,7 @@ def table(sweep: Sweep, folder: Path) -> Iterator[str]:
 
 def overrides(run: Run) -> dict[str, str]:
     words = yaml.safe_load((run.path / ".hydra" / "overrides.yaml").read_text())
-    return dict(word.lstrip("+").split("=", 1) for word in words)
+    return dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
 
 
 def order(key: tuple[str, ...]) -> tuple[tuple[int, float, str], ...]:

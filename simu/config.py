@@ -79,6 +79,7 @@ class RunConfig:
     mask: slots.Mask
     objective: slots.Objective
     optimizer: slots.Optimizer
+    perturbation: slots.Perturbation
     selection: slots.Selection
     training: slots.Training
     evaluator: slots.Evaluator

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from simu.data.batching import Encoded, collate, length_buckets
 from simu.models.forward import device_of, labelled_logits
 from simu.models.reference import Reference, Remembers
+from simu.optim.norms import global_norm
 from simu.optim.sampled import sampled_nll
 from simu.progress import track
 from simu.slots import LossTerm, MovesRetainWeight, Objective
@@ -110,21 +111,28 @@ def remember(
 
 
 def backward(
-    model: nn.Module, term: Term, indices: Sequence[int], tokens: int | None, pad_id: int, group: ProcessGroup
+    model: nn.Module,
+    term: Term,
+    indices: Sequence[int],
+    tokens: int | None,
+    pad_id: int,
+    group: ProcessGroup,
+    factor: float = 1.0,
 ) -> float:
-    """Add the gradient of a term's weighted mean loss; that mean, unweighted.
+    """Add `factor` times the gradient of a term's weighted mean loss; that mean, unweighted. Factor 0: no graph.
 
     Each term has a backward of its own into the same gradients: the same sum as one backward of both, at half the
     activations.
     """
     device = device_of(model)
-    scale = term.weight / term.units(indices)
+    weight = factor * term.weight
+    scale = weight / term.units(indices)
     total = torch.zeros((), dtype=torch.float64)
     for chosen in term.micro_batches(indices, tokens, group):
         rows = chosen or indices[:1]  # an empty micro-batch still takes part, with nothing to add
-        with torch.set_grad_enabled(term.weight != 0):
+        with torch.set_grad_enabled(weight != 0):
             loss = term.loss(model, collate(term.flat(rows), pad_id, device), term.reference(rows, device))
-        if term.weight:
+        if weight:
             (loss.total * (scale if chosen else 0.0)).backward()
         if chosen:
             total += loss.total.detach().double().cpu()
@@ -188,14 +196,8 @@ def sum_gradients(optimizer: torch.optim.Optimizer, group: ProcessGroup) -> None
 @torch.no_grad()
 def clip_norm(optimizer: torch.optim.Optimizer, largest: float | None, group: ProcessGroup) -> float:
     """Scale all gradients so that their global norm is at most `largest`; the norm before."""
-    gradients = [p.grad for p in trained_parameters(optimizer) if p.grad is not None]
-    whole = nn.utils.get_total_norm([g for g in gradients if not isinstance(g, DTensor)]).double()
-    pieces = [g.to_local() for g in gradients if isinstance(g, DTensor)]
-    if pieces:
-        square = nn.utils.get_total_norm(pieces).double() ** 2
-        dist.all_reduce(square)
-        whole = (whole.to(square) ** 2 + square).sqrt()
+    whole = global_norm(trained_parameters(optimizer))
     if largest is not None and not whole <= largest:
-        for gradient in gradients:
+        for gradient in (p.grad for p in trained_parameters(optimizer) if p.grad is not None):
             gradient.mul_(largest / float(whole + 1e-6))
     return float(whole)

@@ -26,10 +26,11 @@ from simu.models.load import Loaded
 from simu.portable import set_threads
 from simu.report.summary import print_summary
 from simu.results import Results
-from simu.sharding import join
+from simu.sharding import is_sharded, join
 from simu.slots import OfPlanted
 from simu.stages import alternatives, attribution, evaluation, mask, target, unlearning, weights
 from simu.stages.artifact import Artifact, Context, Setup, do
+from simu.step import check_update
 from simu.store import provenance
 from simu.store.cache import Cache
 from simu.tracking import Silent
@@ -50,6 +51,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     check_sizes(cfg)
     check_planted(cfg, splits)
+    check_update(cfg.optimizer, cfg.perturbation, is_sharded())
     if cfg.dry_run:
         plan = describe(cfg, splits)  # before `show`, which takes a ValueError for a stream's
         show(lambda: print(plan))
@@ -228,6 +230,7 @@ def unlearning_of(
         unit=cfg.attribution.unit if cfg.selection.reads_mask else "row",
         objective=cfg.objective,
         optimizer=cfg.optimizer,
+        perturbation=cfg.perturbation,
         selection=cfg.selection,
         training=cast(Training, cfg.training),
         forget=splits.forget,

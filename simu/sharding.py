@@ -30,6 +30,12 @@ def join() -> PartialState | None:
     return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
+def is_sharded() -> bool:
+    """Whether `accelerate launch --use_fsdp` has set this process up."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def shard(model: nn.Module) -> nn.Module:
     """Shard `model` in place, a decoder block at a time, where `accelerate launch --use_fsdp` asks for it.
 
@@ -37,7 +43,7 @@ def shard(model: nn.Module) -> nn.Module:
     gathered anew in backward and whether they rest on the CPU follows accelerate's own options (FSDP_RESHARD_…,
     FSDP_OFFLOAD_PARAMS); what trains in bfloat16 has sharded float32 masters from the selection.
     """
-    if join() is None or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+    if join() is None or not is_sharded():
         return model
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     options: dict[str, Any] = {"reshard_after_forward": plugin.reshard_after_forward}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -226,6 +226,17 @@ class Optimizer(Protocol):
     def weight_decay(self) -> float: ...
 
     def __call__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer: ...
+
+
+class Perturbation(Protocol):
+    """Where the forget gradient is taken."""
+
+    def __call__(
+        self, gradient: Callable[[float], float], parameters: Sequence[nn.Parameter], key: Sequence[int]
+    ) -> float:
+        """Leave it in `.grad` of the parameters, which end as they were. `gradient(scale)` adds `scale` times the
+        gradient at the weights as they stand, and tells the loss; `key` decides what is random. Returns the loss."""
+        ...
 
 
 class Selection(Protocol):

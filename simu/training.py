@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,29 +22,17 @@ from torch import nn
 
 from simu.data.batching import Encoded, pairing_table
 from simu.fields import KNOB, Count, Number, Positive, Share, between, component, knobs, narrow
-from simu.gradients import (
-    ProcessGroup,
-    Term,
-    backward,
-    clip_norm,
-    estimate_curvature,
-    next_terms,
-    process_group,
-    remember,
-    sum_gradients,
-    sum_over_shards,
-)
+from simu.gradients import ProcessGroup, Term, next_terms, process_group, remember, sum_over_shards
 from simu.losses.alternatives import alternatives_each
 from simu.models.reference import Remembers, untouched_head
+from simu.optim.zeroth import ZerothOrder
 from simu.progress import track
-from simu.slots import Objective
+from simu.slots import Objective, Perturbation
+from simu.step import Record, Step, StepTaker
 from simu.stop import ask, asked, held
 from simu.store.checkpoint import Checkpoint, random_state, set_random_state
-from simu.types import UserError
 
 log = logging.getLogger(__name__)
-
-Record = dict[str, float | int | None]
 
 
 class Trained(Protocol):
@@ -124,6 +111,7 @@ def train(
     fingerprint: str = "",
     stop: Callable[[int], bool] | None = None,
     label: str = "unlearning",
+    perturbation: Perturbation | None = None,
 ) -> TrainingResult:
     """Train `selection` (of `model`) in place.
 
@@ -142,6 +130,7 @@ def train(
     stop: asked after each epoch (again where work is taken up at its end), with the number of epochs done and the model
     in eval mode; True ends the training.
     In a process group each process takes its part of each batch, and all end with the same weights.
+    perturbation: where the forget gradient is taken; None: at the weights.
     Raises UserError when a loss or the gradient is not finite; the last checkpoint stays.
     """
     total = settings.steps(len(forget))
@@ -152,10 +141,12 @@ def train(
     parts = alternatives_each(objective, len(forget), len(alternatives))
     plan = draw(len(forget), len(retain), settings, seed, parts)[:total]
     terms = terms_of(objective, forget, retain, alternatives)
-    digest = trajectory_digest(settings, objective, optimizer, seed, group, terms, fingerprint)
+    digest = trajectory_digest(settings, objective, (optimizer, perturbation), seed, group, terms, fingerprint)
     file = Checkpoint(of_process(checkpoint, group), digest)
     terms = with_memory(model, terms, plan, settings, pad_id, file)
     sum_over_shards(model)
+    if isinstance(optimizer, ZerothOrder):
+        optimizer.prepare(seed, total, settings.clip_norm)
     peak_rates = [float(param_group["lr"]) for param_group in optimizer.param_groups]
     records = restore(file, selection, optimizer, group)
     report = on_step or (lambda record: None)
@@ -166,6 +157,8 @@ def train(
     def met(done: int) -> bool:
         return stop is not None and done > 0 and plan[done - 1].ends_epoch and is_met(stop, model, plan[done - 1].epoch)
 
+    batching = (settings.micro_batch_tokens, pad_id, group)
+    taken = StepTaker(model, optimizer, batching, settings.clip_norm, perturbation, seed, checkpoint)
     warned = False
     with training_mode(model, settings.activation_checkpointing):
         stopped = met(len(records))
@@ -175,7 +168,7 @@ def train(
             for param_group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 param_group["lr"] = rate * settings.rate_factor(step, total)
             with held():
-                record = take_step(model, optimizer, terms, plan[step], settings, pad_id, group, checkpoint)
+                record = taken.take(plan[step], terms)
                 terms = next_terms(terms, objective, record)
                 records.append(record)
                 report(record)
@@ -198,18 +191,6 @@ def told_to_stop(group: ProcessGroup) -> bool:
     dist.all_gather_object(signals, asked())
     ask(max(signals))
     return any(signals)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step reads."""
-
-    number: int
-    """From 1, as is the epoch."""
-    epoch: int
-    indices: Mapping[str, list[int]]
-    """"forget": rows of the forget set; "retain": the rows drawn for them."""
-    ends_epoch: bool
 
 
 def draw(n_forget: int, n_retain: int, settings: Training, seed: int, parts: int = 0) -> list[Step]:
@@ -259,41 +240,6 @@ def with_memory(
     return done
 
 
-def take_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    terms: Mapping[str, Term],
-    step: Step,
-    settings: Training,
-    pad_id: int,
-    group: ProcessGroup,
-    checkpoint: Path | None,
-) -> Record:
-    """One optimizer step; its record. Raises UserError, before the weights move, where it is not finite."""
-    began = time.perf_counter()
-    batching = (settings.micro_batch_tokens, pad_id, group)
-    drawn = {name: (term, step.indices[name]) for name, term in terms.items()}
-    if getattr(optimizer, "hessian_due", False):
-        estimate_curvature(model, optimizer, list(drawn.values()), *batching)
-    losses = {name: backward(model, term, indices, *batching) for name, (term, indices) in drawn.items()}
-    sum_gradients(optimizer, group)
-    record: Record = {
-        "step": step.number,
-        "epoch": step.epoch,
-        "forget_loss": losses["forget"],
-        "retain_loss": losses.get("retain"),
-        "lr": optimizer.param_groups[0]["lr"],
-        "grad_norm": clip_norm(optimizer, settings.clip_norm, group),
-    }
-    check_finite(record, checkpoint)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    n_tokens = sum(len(row) for term, indices in drawn.values() for row in term.flat(indices))
-    record["clipped_fraction"] = getattr(optimizer, "clipped_fraction", None)
-    record["tokens_per_s"] = round(n_tokens / (time.perf_counter() - began), 1)
-    return record
-
-
 @contextmanager
 def training_mode(model: nn.Module, activation_checkpointing: bool) -> Iterator[None]:
     """Dropout on, and activation checkpointing where asked for; both as before at the end."""
@@ -318,17 +264,6 @@ def is_met(stop: Callable[[int], bool], model: nn.Module, epoch: int) -> bool:
         model.train()
 
 
-def check_finite(record: Record, checkpoint: Path | None) -> None:
-    forget, retain, norm = record["forget_loss"], record["retain_loss"], record["grad_norm"]
-    if all(math.isfinite(x) for x in (forget or 0.0, retain or 0.0, norm or 0.0)):
-        return
-    kept = f"; the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else ""
-    raise UserError(
-        f"training step {record['step']}: not finite (forget loss {forget}, retain loss {retain}, gradient norm "
-        f"{norm}); try a lower optimizer.lr, fewer training.epochs or precision.master=true{kept}"
-    )
-
-
 def runaway(model: nn.Module, objective: Objective, record: Record) -> str:
     """A line where the forgotten tokens have become far less likely than under a uniform guess; else ''."""
     chance = math.log(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
@@ -344,7 +279,7 @@ def runaway(model: nn.Module, objective: Objective, record: Record) -> str:
 def trajectory_digest(
     settings: Training,
     objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    update: tuple[torch.optim.Optimizer, Perturbation | None],
     seed: int,
     group: ProcessGroup,
     terms: Mapping[str, Term],
@@ -353,7 +288,9 @@ def trajectory_digest(
     """Digest of what decides the trajectory: of what the arguments of `train` say, and of the caller's own."""
     decisive = {name: value for name, value in vars(settings).items() if name not in knobs(Training)}
     rows = {name: term.rows for name, term in terms.items()}
-    what = (decisive, objective, sorted(optimizer.defaults.items()), seed, group, rows, fingerprint)
+    optimizer, perturbation = update
+    how = (sorted(optimizer.defaults.items()), perturbation)
+    what = (decisive, objective, how, seed, group, rows, fingerprint)
     return hashlib.sha256(repr(what).encode()).hexdigest()
 
 

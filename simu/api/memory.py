@@ -242,6 +242,7 @@ class Subject:
             unit=cfg.attribution.unit if cfg.selection.reads_mask else "row",
             objective=cfg.objective,
             optimizer=cfg.optimizer,
+            perturbation=cfg.perturbation,
             selection=cfg.selection,
             training=cast(Training, cfg.training),
             forget=self.splits.forget,

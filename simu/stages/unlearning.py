@@ -16,7 +16,7 @@ from simu.data.refusals import refusals
 from simu.models.load import Loaded
 from simu.selection.core import apply_tensors
 from simu.sharding import shard
-from simu.slots import Objective, Optimizer, Selection
+from simu.slots import Objective, Optimizer, Perturbation, Selection
 from simu.stages.artifact import Artifact, Context, Setup
 from simu.store.cache import CHECKPOINT
 from simu.store.files import write_json, write_tensors
@@ -36,6 +36,7 @@ class Inputs:
     """What the mask is of."""
     objective: Objective
     optimizer: Optimizer
+    perturbation: Perturbation
     selection: Selection
     training: Training
     forget: tuple[Example, ...]
@@ -64,6 +65,7 @@ def compute(inputs: Inputs, folder: Path, context: Context) -> None:
         encode(inputs.forget),
         encode(inputs.retain),
         alternatives=encode(alternatives(inputs)),
+        perturbation=inputs.perturbation,
         settings=inputs.training,
         pad_id=pad_id(tokenizer),
         seed=inputs.seed,

@@ -14,6 +14,7 @@ from simu.testing.losses import check_loss
 from simu.testing.masks import check_mask
 from simu.testing.metrics import check_metric
 from simu.testing.optimizers import check_optimizer
+from simu.testing.perturbations import check_perturbation
 
 __all__ = [
     "check_attribution",
@@ -23,4 +24,5 @@ __all__ = [
     "check_mask",
     "check_metric",
     "check_optimizer",
+    "check_perturbation",
 ]
