@@ -125,6 +125,13 @@ SWEEPS = {
         ("mask",),
         MOVED,
     ),
+    "optimizer_grade": Sweep(("+sweep=optimizer_grade",), ("optimizer", "mask"), QA, before=False),
+    "perturbations": Sweep(
+        ("+sweep=optimizer_grade", "optimizer=sophia", "perturbation=none,sam,smoothing"),
+        ("perturbation", "mask"),
+        QA,
+        before=False,
+    ),
     "search": Sweep(
         ("+sweep=search", "seed=3,4,5"), ("method", "optimizer.lr", "objective.retain_weight"), QA, before=False
     ),

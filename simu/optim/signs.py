@@ -53,7 +53,7 @@ class SignSGD(torch.optim.Optimizer):
 class BuildSignSGD:
     """Builds `SignSGD` without momentum over named parameters; no weight decay on norms and biases."""
 
-    lr: Rate = 2e-4
+    lr: Rate = 1e-3
     """Peak learning rate: every coordinate with a gradient moves by it."""
     weight_decay: Annotated[float, between(0, 1e3)] = 0.1
     """Decoupled, times lr."""
@@ -66,7 +66,7 @@ class BuildSignSGD:
 class BuildSignAdam:
     """Builds `SignSGD` on Adam's first moment over named parameters; no weight decay on norms and biases."""
 
-    lr: Rate = 2e-4
+    lr: Rate = 5e-4
     """Peak learning rate: every coordinate with a gradient moves by it."""
     beta: Decay = 0.9
     """Decay of the first moment."""

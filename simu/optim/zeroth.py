@@ -128,7 +128,7 @@ class Hybrid(ZerothOrder):
 class BuildZerothOrder:
     """Builds `ZerothOrder` over named parameters; no weight decay on norms and biases."""
 
-    lr: Positive = 1e3
+    lr: Positive = 100.0
     """Peak learning rate, of an estimate that is about a gradient divided by the number of what trains."""
     mu: Positive = 0.5
     """Distance of the two points from θ, over all parameters together."""
@@ -146,9 +146,9 @@ class BuildZerothOrder:
 class BuildHybrid:
     """Builds `Hybrid` over named parameters; no weight decay on norms and biases."""
 
-    lr: Rate = 2e-4
+    lr: Rate = 2e-3
     """Peak learning rate of AdamW."""
-    zeroth_lr: Positive = 1e3
+    zeroth_lr: Positive = 30.0
     """Peak learning rate of the zeroth-order steps."""
     period: Count = 20
     """Steps of one order before the other's turn."""

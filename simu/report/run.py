@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-SLOTS = ("attribution", "mask", "objective", "optimizer", "selection", "training")
+SLOTS = ("attribution", "mask", "objective", "optimizer", "perturbation", "selection", "training")
 """Slots that say what is done to a model: which option fills one is a setting of the run."""
 ALL_WEIGHTS = "all weights"
 

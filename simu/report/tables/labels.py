@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from simu.report.groups import Group, column_of
 from simu.report.table import WHERE, Cell, Column, texts
 
-SLOTS = ("objective", "optimizer", "selection", "attribution", "training")
+SLOTS = ("objective", "optimizer", "perturbation", "selection", "attribution", "training")
 """Options with a column of their own where rows differ in them; the mask always has one."""
 
 
