@@ -90,10 +90,10 @@ def make(
     if isinstance(used, ZerothOrder):
         used.prepare(0, 10, 1.0)
     terms = {"forget": Term([(r,) for r in forget], Ascent(), 1.0), "retain": Term([(r,) for r in retain], CE(), 1.0)}
-    taker = StepTaker(model, used, terms, (1024, 0, ProcessGroup()), 1.0, perturbation, 0, None)
+    taker = StepTaker(model, used, (1024, 0, ProcessGroup()), 1.0, perturbation, 0, None)
     every = list(range(len(forget)))
     step = Step(1, 1, {"forget": every, "retain": every}, False)
-    take: Callable[[list, list], None] = lambda f, r: (taker.take(step), None)[1]  # noqa: E731
+    take: Callable[[list, list], None] = lambda f, r: (taker.take(step, terms), None)[1]  # noqa: E731
     return Variant(optimizer, model, used, take, chosen)
 
 
