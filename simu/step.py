@@ -59,7 +59,7 @@ class StepTaker:
     """For messages."""
 
     def take(self, step: Step, terms: Mapping[str, Term]) -> Record:
-        """One optimizer step on `terms`; its record. Raises UserError, before the weights move, where it is not finite."""
+        """One optimizer step; its record. Raises UserError, before the weights move, where it is not finite."""
         began, optimizer = time.perf_counter(), self.optimizer
         drawn = {name: (term, step.indices[name]) for name, term in terms.items()}
         zeroth = isinstance(optimizer, ZerothOrder) and optimizer.zeroth_due
