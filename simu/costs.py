@@ -17,6 +17,7 @@ from torch import nn
 from simu.config import RunConfig
 from simu.data.batching import Encoded
 from simu.models.anatomy import anatomy
+from simu.optim.zeroth import BuildHybrid, BuildZerothOrder
 
 SHARE = {"target": 0.5, "attribution": 0.57, "unlearning": 0.52, "evaluation": 0.28}
 """Of the rate of one large matrix product, that a stage reaches on CPUs (docs/performance.md has the measurement)."""
@@ -85,10 +86,13 @@ def stage_flops(
 
 def unlearning_flops(cfg: RunConfig, widths: Widths, forget: list[Encoded], retain: list[Encoded]) -> float:
     """Forward, backward through all blocks, and gradients of what trains; retained rows are drawn as often."""
-    steps = cfg.training.steps(len(forget))
-    one = widths.forward(forget) / len(forget) + widths.forward(retain) / max(1, len(retain))
+    rows = cfg.training.steps(len(forget)) * cfg.training.batch_size
+    one, other = widths.forward(forget) / len(forget), widths.forward(retain) / max(1, len(retain))
     trained = widths.attention / widths.block if cfg.selection.reads_mask else 1.0
-    return steps * cfg.training.batch_size * one * (2.0 + trained)
+    gradients = (one * cfg.perturbation.passes + other) * (2.0 + trained)
+    share = {BuildZerothOrder: 1.0, BuildHybrid: 0.5}.get(type(cfg.optimizer), 0.0)  # of the steps
+    losses = 2.0 * getattr(cfg.optimizer, "draws", 0) * (one + other)
+    return rows * ((1.0 - share) * gradients + share * losses)
 
 
 def passes(cfg: RunConfig) -> int:

@@ -231,6 +231,11 @@ class Optimizer(Protocol):
 class Perturbation(Protocol):
     """Where the forget gradient is taken."""
 
+    @property
+    def passes(self) -> int:
+        """How often a step asks for it."""
+        ...
+
     def __call__(
         self, gradient: Callable[[float], float], parameters: Sequence[nn.Parameter], key: Sequence[int]
     ) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from commands import simu
@@ -10,6 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from simu import costs
 from simu.data.batching import Encoded
+from simu.optim.perturb import SAM, NoPerturbation, Smoothing
+from simu.optim.signs import BuildSignSGD
+from simu.optim.zeroth import BuildHybrid, BuildZerothOrder
+from simu.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,29 @@ def test_widths_by_hand(model):
     widths = costs.Widths.of(model)
     attention, mlp = 32 * 32 + 2 * 32 * 16 + 32 * 32, 3 * 32 * 80
     assert (widths.block, widths.head, widths.attention) == (3 * (attention + mlp), 50 * 32, 3 * attention)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "perturbation", "passes"),
+    [
+        (BuildSignSGD(), NoPerturbation(), 3 + 3),  # of each side forward, backward, gradients
+        (BuildSignSGD(), SAM(), 2 * 3 + 3),
+        (BuildSignSGD(), Smoothing(draws=5), 5 * 3 + 3),
+        (BuildZerothOrder(draws=4), NoPerturbation(), 4 * (2 + 2)),  # two values a direction, without a backward
+        (BuildHybrid(draws=4), NoPerturbation(), (3 + 3 + 4 * (2 + 2)) / 2),
+    ],
+)
+def test_passes_of_an_unlearning_step(model, optimizer, perturbation, passes):
+    """In forward passes of one row: six rows, two epochs."""
+    rows = [Encoded((1,) * 6, (2,) * 3)] * 6
+    cfg = SimpleNamespace(
+        optimizer=optimizer,
+        perturbation=perturbation,
+        training=Training(epochs=2, batch_size=3),
+        selection=SimpleNamespace(reads_mask=False),
+    )
+    widths = costs.Widths.of(model)
+    assert costs.unlearning_flops(cfg, widths, rows, rows) == 12 * passes * widths.forward(rows[:1])
 
 
 def test_the_rate_is_one_that_this_machine_reaches():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ Gradient = Callable[[float], float]
 class NoPerturbation:
     """The gradient at the weights."""
 
+    passes: ClassVar[int] = 1
+
     def __call__(self, gradient: Gradient, parameters: Sequence[nn.Parameter], key: Sequence[int]) -> float:
         return gradient(1.0)
 
@@ -29,6 +32,7 @@ class SAM:
     (Foret et al. 2021; Unlearn-Smooth). Two passes over the forget rows; exact under gradient accumulation. A zero
     gradient moves nothing."""
 
+    passes: ClassVar[int] = 2
     rho: Positive = 0.01
     """Distance of the step uphill, over all that trains."""
 
@@ -44,6 +48,10 @@ class Smoothing:
     """Standard deviation of what is added to each weight."""
     draws: Count = 3
     """Passes over the forget rows."""
+
+    @property
+    def passes(self) -> int:
+        return self.draws
 
     def __call__(self, gradient: Gradient, parameters: Sequence[nn.Parameter], key: Sequence[int]) -> float:
         return smoothed(gradient, parameters, self.sigma, self.draws, key)

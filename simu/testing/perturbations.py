@@ -76,6 +76,20 @@ def tells_the_loss(given: Given) -> None:
     assert abs(told - at) < 0.1 * at, f"returned {told:.6g}; the loss at the weights is {at:.6g}"
 
 
+def asks_as_often_as_it_says(given: Given) -> None:
+    """`passes` times, whatever the loss."""
+    parameters, calls = start(), 0
+    gradient = asked(parameters)
+
+    def counted(scale: float) -> float:
+        nonlocal calls
+        calls += 1
+        return gradient(scale)
+
+    given.perturbation(counted, parameters, (0, 1))
+    assert calls == given.perturbation.passes, f"passes is {given.perturbation.passes}, but it asked {calls} times"
+
+
 def stands_a_flat_loss(given: Given) -> None:
     """A zero gradient moves nothing and stays zero."""
     parameters, _ = taken(given, flat=True)
@@ -100,6 +114,7 @@ CHECKS: tuple[Check, ...] = (
     leaves_the_weights,
     leaves_one_gradient,
     tells_the_loss,
+    asks_as_often_as_it_says,
     stands_a_flat_loss,
     gives_the_same_gradient_twice,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from planted import assert_fails, planted
 
@@ -11,7 +13,24 @@ from simu.testing import check_perturbation
 
 
 @component
-class Drifts:
+class Once:
+    """The gradient at the weights; every bad one differs from it by one mistake."""
+
+    passes: ClassVar[int] = 1
+
+    def __call__(self, gradient, parameters, key):
+        return gradient(1.0)
+
+
+@component
+class AsksAgain(Once):
+    def __call__(self, gradient, parameters, key):
+        gradient(0.5)
+        return gradient(0.5)
+
+
+@component
+class Drifts(Once):
     """Takes away what it added."""
 
     rho: Positive = 0.1
@@ -28,7 +47,7 @@ class Drifts:
 
 
 @component
-class Doubles:
+class Doubles(Once):
     """Keeps the gradient of the first pass."""
 
     rho: Positive = 0.1
@@ -39,7 +58,7 @@ class Doubles:
 
 
 @component
-class FarAway:
+class FarAway(Once):
     """The other side of the bowl."""
 
     rho: Positive = 10.0
@@ -55,7 +74,7 @@ class FarAway:
 
 
 @component
-class Mute:
+class Mute(Once):
     rho: Positive = 0.1
 
     def __call__(self, gradient, parameters, key):
@@ -64,7 +83,7 @@ class Mute:
 
 
 @component
-class Divides:
+class Divides(Once):
     rho: Positive = 1e-3
 
     def __call__(self, gradient, parameters, key):
@@ -75,7 +94,7 @@ class Divides:
 
 
 @component
-class Dice:
+class Dice(Once):
     sigma: Positive = 1e-3
 
     def __call__(self, gradient, parameters, key):
@@ -93,6 +112,7 @@ class Dice:
     (Doubles(), "leaves_one_gradient", "divide by the number of passes"),
     (FarAway(), "leaves_one_gradient", "not from nearby"),
     (Mute(), "tells_the_loss", "returned 0"),
+    (AsksAgain(), "asks_as_often_as_it_says", "passes is 1, but it asked 2 times"),
     (Divides(), "stands_a_flat_loss", "a zero norm divided by"),
     (Dice(), "gives_the_same_gradient_twice", "another gradient"),
 )
@@ -102,3 +122,4 @@ def test_a_planted_mistake_is_found(bad, name, says):
 
 def test_a_right_one_passes():
     check_perturbation(SAM(rho=0.05))
+    check_perturbation(Once())
