@@ -18,9 +18,11 @@ from simu.config import RunConfig
 from simu.data.batching import Encoded
 from simu.models.anatomy import anatomy
 from simu.optim.zeroth import BuildHybrid, BuildZerothOrder
+from simu.slots import OwnAlternatives
 
-SHARE = {"target": 0.5, "attribution": 0.57, "unlearning": 0.52, "evaluation": 0.28}
-"""Of the rate of one large matrix product, that a stage reaches on CPUs (docs/performance.md has the measurement)."""
+SHARE = {"target": 0.5, "attribution": 0.57, "unlearning": 0.52, "evaluation": 0.28, "alternatives": 0.28}
+"""Of the rate of one large matrix product, that a stage reaches on CPUs (docs/performance.md has the measurement).
+Alternatives are generated as evaluation's texts are: its share, not measured apart."""
 
 PASSES = {"pretrained": 8, "random": 30}
 """Over its rows, that a target took to know them all: SmolLM2-135M, and tiny."""
@@ -78,10 +80,14 @@ def stage_flops(
         found["target"] = 4.0 * passes(cfg) * widths.forward(encoded["taught"])  # trained on, and looked at once a pass
     if attribution is not None:
         found["attribution"] = attribution * len(cfg.mask.needs)
+    if isinstance(loss := cfg.objective.forget, OwnAlternatives) and "unlearning" in cfg.stages:
+        found["alternatives"] = (1.0 + loss.alternatives) * widths.forward(encoded["forget"])
     found["unlearning"] = unlearning_flops(cfg, widths, encoded["forget"], encoded["retain"])
     rows = [row for name, some in encoded.items() if name.startswith("evaluated/") for row in some]
     found["evaluation"] = (4.0 + STAMMER) * widths.forward(rows)  # likelihoods and texts, before and after
-    return {stage: flops for stage, flops in found.items() if stage in (*cfg.stages, "target") and flops}
+    return {
+        stage: flops for stage, flops in found.items() if stage in (*cfg.stages, "target", "alternatives") and flops
+    }
 
 
 def unlearning_flops(cfg: RunConfig, widths: Widths, forget: list[Encoded], retain: list[Encoded]) -> float:

@@ -101,5 +101,7 @@ def test_a_dry_run_names_the_stages_that_are_asked_for(tmp_path):
         "unlearning",
         "evaluation",
     ]
-    part = simu(*rows, "method=fo_graddiff", "stages=[target,unlearning]", cwd=tmp_path).stdout
-    assert [line.split()[0] for line in part.split("  time ")[1].splitlines()[1:]] == ["target", "unlearning"]
+    words = ("method=fo_graddiff", "objective=altpo", "stages=[target,unlearning]")
+    part = simu(*rows, *words, cwd=tmp_path).stdout
+    named = [line.split()[0] for line in part.split("  time ")[1].splitlines()[1:]]
+    assert named == ["target", "alternatives", "unlearning"]

@@ -38,15 +38,14 @@ def ranked(log_p: Tensor, answer: Sequence[int], count: int) -> list[Departure]:
 
     `answer`: the n tokens. Fewer than `count` where there are not so many.
     """
-    places = torch.arange(len(answer))
-    other = log_p.cpu().clone()
-    other[places, torch.tensor(answer)] = -torch.inf
-    best = other.topk(min(count, other.shape[1]), dim=1)
+    own = torch.tensor(answer, device=log_p.device)[:, None]
+    best = log_p.scatter(1, own, -torch.inf).topk(min(count, log_p.shape[1]), dim=1)
+    values, tokens = best.values.tolist(), best.indices.tolist()
     found = [
-        (rank, -float(best.values[i, rank]), i, int(best.indices[i, rank]))
+        (rank, -value, i, token)
         for i in range(len(answer))
-        for rank in range(best.values.shape[1])
-        if best.values[i, rank] > -torch.inf
+        for rank, (value, token) in enumerate(zip(values[i], tokens[i], strict=True))
+        if value > -torch.inf
     ]
     return [Departure(position, token) for _, _, position, token in sorted(found)[:count]]
 
@@ -64,7 +63,7 @@ def departures(
             batch = collate([rows[i] for i in chosen], pad_id(tokenizer), device_of(model))
             logits, where = labelled_logits(model, batch)
             for i, own in zip(chosen, where.by_row(logits, len(chosen)), strict=True):
-                found[i] = of_row(wide(own).log_softmax(-1).cpu(), rows[i], ends, banned, count)
+                found[i] = of_row(wide(own).log_softmax(-1), rows[i], ends, banned, count)
     return found
 
 
@@ -73,7 +72,7 @@ def of_row(log_p: Tensor, row: Encoded, ends: frozenset[int], banned: Tensor, co
     answer = row.answer[first:]
     if answer and answer[-1] in ends:
         answer = answer[:-1]
-    allowed = log_p[: len(answer)].index_fill(1, banned, -torch.inf)
+    allowed = log_p[: len(answer)].index_fill(1, banned.to(log_p.device), -torch.inf)
     return [Departure(d.position + first, d.token) for d in ranked(allowed, answer, count)] if answer else []
 
 
