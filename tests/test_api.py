@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -87,6 +88,17 @@ def test_unlearning_in_memory_is_the_run_on_the_same_folder_and_rows(
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items()), "it was left alone"
     assert any(not torch.equal(ours[name], tensor) for name, tensor in before.items())
     assert not any("parametrizations" in name for name in ours)
+
+
+def test_unlearning_towards_the_models_own_other_answers(subject: tuple[Any, Any]) -> None:
+    model, tokenizer = subject
+    how = {"method": "fo_graddiff", "objective": "altpo", "objective__forget__alternatives": 2}
+    found = simu.unlearn(
+        model, tokenizer, FORGET, RETAIN, **how, **{k: v for k, v in TRAINING.items() if "mask" not in k}
+    )
+    assert len(found.log) == 4
+    assert all(record["forget_loss"] > 0 for record in found.log)
+    assert found.log[0]["forget_loss"] == pytest.approx(2 / 0.1 * math.log(2))  # the untouched model: r = 0
 
 
 def test_rows_may_be_dicts_a_data_set_or_a_frame(subject: tuple[Any, Any]) -> None:
