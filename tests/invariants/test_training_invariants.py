@@ -11,8 +11,10 @@ from small import rows
 from simu.data.batching import collate
 from simu.gradients import ProcessGroup, Term, backward
 from simu.losses.forget.ascent import Ascent
+from simu.losses.forget.ceu import CEU
 from simu.losses.forget.dpo import DPO
 from simu.losses.forget.npo import NPO
+from simu.losses.forget.pdu import PDU
 from simu.losses.forget.rmu import RMU
 from simu.losses.logprobs import token_log_probs
 from simu.losses.objective import Objective
@@ -24,7 +26,15 @@ from simu.training import Training, draw, train
 FORGET, RETAIN, REFUSALS = rows(16, 1), rows(24, 2), rows(16, 3)
 
 
-PAIRS = [(Ascent(), CE()), (Ascent(), KL()), (NPO(), CE()), (DPO(), KL()), (RMU(), Hidden())]
+PAIRS = [
+    (Ascent(), CE()),
+    (Ascent(), KL()),
+    (NPO(), CE()),
+    (DPO(), KL()),
+    (RMU(), Hidden()),
+    (CEU(), KL()),
+    (PDU(), CE()),
+]
 
 
 @pytest.mark.parametrize(("forget", "retain"), PAIRS, ids=lambda term: type(term).__name__)
