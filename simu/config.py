@@ -32,6 +32,7 @@ from simu.schema import (
     group_of,
     is_protocol,
     members_of,
+    named_components,
     nearest,
     of_another_slot,
     schema_of,
@@ -58,7 +59,7 @@ __all__ = [
 
 resolvers.register()  # a config may be resolved wherever this is imported
 
-Stage = Literal["target", "attribution", "mask", "unlearning", "evaluation"]
+Stage = Literal["target", "attribution", "mask", "unlearning", "evaluation", "robustness"]
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 
 
@@ -83,6 +84,7 @@ class RunConfig:
     selection: slots.Selection
     training: slots.Training
     evaluator: slots.Evaluator
+    robustness: slots.Robustness
     tracker: Annotated[slots.Tracker, KNOB]
     method: Method
     precision: Precision
@@ -253,6 +255,8 @@ def _construct(cls: type, values: Mapping[str, Any], path: str) -> Any:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """A value for a field: a nested component or dataclass from a mapping, else checked as it stands."""
     arms = [bare(arm) for arm in alternatives(hint)]
+    if (each := named_components(hint)) and isinstance(value, typing.Mapping):
+        return {str(name): _convert(each, one, f"{path}.{name}") for name, one in value.items()}
     protocol = next((arm for arm in arms if is_protocol(arm)), None)
     if protocol is not None:
         return value if dataclasses.is_dataclass(value) else build(value, path, protocol)

@@ -20,9 +20,12 @@ from simu.models.anatomy import anatomy
 from simu.optim.zeroth import BuildHybrid, BuildZerothOrder
 from simu.slots import OwnAlternatives
 
-SHARE = {"target": 0.5, "attribution": 0.57, "unlearning": 0.52, "evaluation": 0.28, "alternatives": 0.28}
-"""Of the rate of one large matrix product, that a stage reaches on CPUs (docs/performance.md has the measurement).
-Alternatives are generated as evaluation's texts are: its share, not measured apart."""
+GENERATES = 0.28
+"""Where texts are generated: evaluation as measured; alternatives and attacks generate likewise, not measured apart."""
+
+SHARE = {"target": 0.5, "attribution": 0.57, "unlearning": 0.52}
+SHARE |= {"alternatives": GENERATES, "evaluation": GENERATES, "robustness": GENERATES}
+"""Of the rate of one large matrix product, that a stage reaches on CPUs (docs/performance.md has the measurement)."""
 
 PASSES = {"pretrained": 8, "random": 30}
 """Over its rows, that a target took to know them all: SmolLM2-135M, and tiny."""
@@ -85,9 +88,9 @@ def stage_flops(
     found["unlearning"] = unlearning_flops(cfg, widths, encoded["forget"], encoded["retain"])
     rows = [row for name, some in encoded.items() if name.startswith("evaluated/") for row in some]
     found["evaluation"] = (4.0 + STAMMER) * widths.forward(rows)  # likelihoods and texts, before and after
-    return {
-        stage: flops for stage, flops in found.items() if stage in (*cfg.stages, "target", "alternatives") and flops
-    }
+    found["robustness"] = robustness_flops(cfg, widths, encoded)
+    asked = (*cfg.stages, "target", "alternatives")
+    return {stage: flops for stage, flops in found.items() if stage in asked and flops}
 
 
 def unlearning_flops(cfg: RunConfig, widths: Widths, forget: list[Encoded], retain: list[Encoded]) -> float:
@@ -101,6 +104,21 @@ def unlearning_flops(cfg: RunConfig, widths: Widths, forget: list[Encoded], reta
     return rows * ((1.0 - share) * gradients + share * losses)
 
 
+def robustness_flops(cfg: RunConfig, widths: Widths, encoded: Mapping[str, list[Encoded]]) -> float:
+    """Of all attacks, on the unlearned model and both controls: what each says of its work, else one evaluation."""
+    most = cfg.robustness.rows
+    asked = [row for side in ("forget", "retain") for row in encoded.get(f"evaluated/{side}", [])[:most]]
+    one = widths.forward(encoded["forget"]) / len(encoded["forget"])
+    works = [getattr(attack, "work", (1, 0)) for attack in cfg.robustness.attacks.values()]
+    evaluations, trained = (sum(work[i] for work in works) for i in (0, 1))
+    return victims(cfg) * ((1.0 + STAMMER) * evaluations * widths.forward(asked) + 3.0 * trained * one)
+
+
+def victims(cfg: RunConfig) -> int:
+    """Models that are attacked: the unlearned one, the original, and the retain-only one where there is one."""
+    return 3 if cfg.retain_reference else 2
+
+
 def passes(cfg: RunConfig) -> int:
     known = "random" if cfg.model.learns_background else "pretrained"
     return min(PASSES[known], cfg.model.target.max_epochs)
@@ -112,6 +130,7 @@ def lines(flops: Mapping[str, float], rate: float, cfg: RunConfig) -> list[str]:
     notes = {
         "target": f"{passes(cfg)} passes, as such models took; at most {cfg.model.target.max_epochs}",
         "evaluation": "of the target and of the unlearned model",
+        "robustness": f"of {victims(cfg)} models" if "robustness" in flops else "",
     }
     told = [f"    {s:<28} {clock(seconds[s]):>8}   {notes.get(s, '')}".rstrip() for s in seconds]
     total = f"  time         about {clock(sum(seconds.values()))} where nothing is cached, at {rate / 1e9:.0f} GFLOP/s"

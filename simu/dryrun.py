@@ -40,6 +40,7 @@ def describe(cfg: RunConfig, splits: Splits) -> str:
         f"{cfg.precision.weights}, {neurons} {called(unit)} ({parts.n_layers} layers x {parts.units(unit)})",
         f"  training     {steps} steps of {cfg.training.batch_size} forget rows",
         *training_lines(cfg, parts, total),
+        *([f"  attacks      {', '.join(cfg.robustness.attacks)}"] if cfg.robustness.attacks else []),
     ]
     plan = attribution_plan(cfg, model, splits)
     flops = costs.stage_flops(cfg, model, estimated_rows(cfg, splits), plan and plan.flops)

@@ -1,4 +1,4 @@
-"""A run: target → attribution → mask → unlearning → evaluation. This page is the data flow, readable aloud.
+"""A run: target → attribution → mask → unlearning → evaluation → robustness. The data flow, readable aloud.
 
 What each stage computes, and from what alone, is in its file in `simu.stages`.
 """
@@ -13,34 +13,32 @@ from typing import Any, cast
 
 import torch
 
+from simu.checks import UNTAUGHT, check_attacks, check_base, check_planted, check_sides, check_sizes
 from simu.config import STAGES, RunConfig
 from simu.console import show
 from simu.data.comparing import check_apart
 from simu.dryrun import describe
-from simu.fields import limits
 from simu.inference.slots import context_limit
 from simu.localisation import localised
 from simu.metrics.metric import row_metrics
 from simu.models.anatomy import anatomy
 from simu.models.load import Loaded
 from simu.portable import set_threads
+from simu.report.attacks import print_attacks
 from simu.report.summary import print_summary
 from simu.results import Results
 from simu.sharding import is_sharded, join
 from simu.slots import OfPlanted
-from simu.stages import alternatives, attribution, evaluation, mask, target, unlearning, weights
+from simu.stages import alternatives, attribution, evaluation, mask, robustness, target, unlearning, weights
 from simu.stages.artifact import Artifact, Context, Setup, do
 from simu.step import check_update
 from simu.store import provenance
 from simu.store.cache import Cache
 from simu.tracking import Silent
 from simu.training import Training
-from simu.types import Evaluation, NeuronMask, NeuronUnit, Scores, Splits, UserError
+from simu.types import Evaluation, NeuronMask, NeuronUnit, Scores, Splits
 
 log = logging.getLogger("simu")
-
-UNTAUGHT = ""
-"""No data set's name: nothing is published for it, so the model is the base itself."""
 
 
 def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping[str, str]) -> float | None:
@@ -51,6 +49,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
         cfg.model.check(cfg.data.name)  # what is out of reach is said before hours of work, not after
     check_sizes(cfg)
     check_planted(cfg, splits)
+    check_attacks(cfg, splits)
     check_update(cfg.optimizer, cfg.perturbation, is_sharded())
     if cfg.dry_run:
         plan = describe(cfg, splits)  # before `show`, which takes a ValueError for a stream's
@@ -79,6 +78,7 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     if "evaluation" in cfg.stages and main:
         warned = results.noted.get("warnings", ())
         show(lambda: print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark, warned))
+        show(lambda: print_attacks(results.metrics, tuple(cfg.robustness.attacks), cfg.method.name))
     log.info("run folder: %s", folder)
     return results.metrics.get("aggregate")
 
@@ -125,6 +125,11 @@ def flow(cfg: RunConfig, splits: Splits, context: Context, results: Results) -> 
         results.save_evaluation(after.load())
     if cfg.save_model:
         results.save_model(*unlearned.load())
+    if "robustness" in asked and cfg.robustness.attacks:
+        victims = {"": unlearned, "original": taught} | retain_only_of(cfg, splits, setup, context)
+        for attack in cfg.robustness.attacks:
+            found = {who: attacked(cfg, splits, setup, context, model, attack, who) for who, model in victims.items()}
+            results.save_attack(attack, {who: artifact.load() for who, artifact in found.items()})
 
 
 # ---- each stage with its inputs
@@ -273,6 +278,35 @@ def the_retain_only(cfg: RunConfig, splits: Splits, setup: Setup, context: Conte
     return evaluated(cfg, splits, setup, context, taught, None, "retain only")
 
 
+def retain_only_of(cfg: RunConfig, splits: Splits, setup: Setup, context: Context) -> dict[str, Artifact[Loaded]]:
+    """The model that never saw the forget rows, as a control; none where no such model is asked for."""
+    if not cfg.retain_reference:
+        return {}
+    cfg = with_plain_weights(cfg, UNTAUGHT, context)
+    return {"retain_only": the_target(cfg, splits, setup, context, retain_only=True)}
+
+
+def attacked(
+    cfg: RunConfig, splits: Splits, setup: Setup, context: Context, model: Artifact[Loaded], attack: str, who: str
+) -> Artifact[Evaluation]:
+    """What one attack brings back of a model. Rates are the target's: tenth of it for a model from its config."""
+    inputs = robustness.Inputs(
+        model=model,
+        attack=cfg.robustness.attacks[attack],
+        evaluator=cfg.evaluator,
+        kept=cfg.robustness.metrics,
+        data=splits.name,
+        evaluation={name: rows[: cfg.robustness.rows] for name, rows in splits.evaluation.items()},
+        forget=splits.forget,
+        retain=splits.retain,
+        metrics=row_metrics(),
+        relearn_lr=cfg.model.target.lr / 10 if cfg.model.learns_background else 2e-5,
+        setup=setup,
+        seed=cfg.seed,
+    )
+    return do(robustness, inputs, context, f"{attack} ({(who or cfg.method.name).replace('_', ' ')})")
+
+
 # ---- what every stage reads
 
 
@@ -283,72 +317,6 @@ def read_rows(cfg: RunConfig) -> Splits:
     for line in check_apart(splits, cfg.data.name, allowed=cfg.data.overlap == "allow"):
         log.warning("%s", line)
     return splits
-
-
-def check_sides(cfg: RunConfig, splits: Splits) -> None:
-    """Raise UserError where there are no rows to forget, or none to retain though something reads them."""
-    if not splits.forget:
-        raise UserError(f"data={cfg.data.name}: the forget set is empty; allowed is at least one row")
-    scored = cfg.selection.reads_mask and bool(cfg.mask.needs)
-    readers = (
-        (cfg.objective.retain.reads_rows, "the objective reads it", "objective/retain=none"),
-        (scored and "retain" in cfg.mask.needs, "the mask reads its scores", "another mask, as dual"),
-        (scored and cfg.attribution.reads_other, "the attribution compares with it", "another attribution, as snip"),
-        (cfg.retain_reference, "retain_reference=true teaches it", "retain_reference=false"),
-    )
-    for reads, why, instead in readers:
-        if reads and not splits.retain:
-            raise UserError(
-                f"data={cfg.data.name}: the retain set is empty, and {why}; allowed is at least one row, or {instead}"
-            )
-
-
-def check_planted(cfg: RunConfig, splits: Splits) -> None:
-    """Raise UserError where a planted target is asked for that cannot be, or a mask of planted units without one."""
-    recipe, masks = cfg.model.target, cfg.selection.reads_mask and isinstance(cfg.mask, OfPlanted)
-    if recipe.plant is None:
-        if masks:
-            raise UserError("mask=planted: nothing is planted; allowed with model.target.plant=SHARE, as 0.2")
-        return
-    if (known := cfg.model.published(cfg.data.name)) is not None:
-        raise UserError(f"model.target.plant={recipe.plant}: {known} is taught nothing; allowed is null")
-    if masks and recipe.plant_unit != cfg.attribution.unit:
-        raise UserError(
-            f"mask=planted: units are planted in {recipe.plant_unit} (model.target.plant_unit), and selected in "
-            f"{cfg.attribution.unit} (attribution.unit); allowed is the same"
-        )
-    if len(splits.retain) <= len(splits.forget):
-        raise UserError(
-            f"model.target.plant={recipe.plant}: {len(splits.retain)} retained rows, of which {len(splits.forget)} "
-            "become decoys; allowed are more than there are rows to forget"
-        )
-
-
-def check_base(cfg: RunConfig) -> None:
-    """Raise UserError where a retain-only model cannot be made: of a model that knows the forget rows already."""
-    if (known := cfg.model.published(UNTAUGHT)) is not None:
-        raise UserError(
-            f"retain_reference=true: {known} knows the rows (model.is_target, model.target.skip), so that no model of "
-            "the retain rows alone can be taught from it; allowed is false"
-        )
-    cfg.model.check(UNTAUGHT)
-
-
-def check_sizes(cfg: RunConfig) -> None:
-    """Raise UserError for a number that the model's sizes do not allow, a layer's above all. Loads no weight."""
-    if not (found := list(limits(cfg))):
-        return
-    parts = anatomy(cfg.model.skeleton(cfg.data.name, cfg.precision.dtype))
-    units = parts.units(cfg.attribution.unit)
-    sizes = {
-        "last layer": parts.n_layers - 1,
-        "width": parts.d_model,
-        "number of neurons": parts.n_layers * units,
-        "number of neurons a layer": units,
-    }
-    for key, number, most in found:
-        if number > (size := sizes[most.size]):
-            raise UserError(f"{key}={number}: allowed is x ≤ {size}, the {most.size} of {cfg.model.name}")
 
 
 def target_rows(cfg: RunConfig, splits: Splits, retain_only: bool = False) -> tuple[Any, ...]:

@@ -36,6 +36,7 @@ class Results:
         """metrics.json: `original/…` before unlearning."""
         self.noted: dict[str, Any] = {}
         """For provenance.json."""
+        self._attacked: list[dict[str, Any]] = []
         self._before: dict[tuple[object, object], object] = {}
 
     def warn(self, lines: Iterable[str]) -> None:
@@ -117,6 +118,18 @@ class Results:
         write_json(self.folder / "metrics.json", self.metrics)
         self.tracker.table("generations", rows)
         self.tracker.summary(self.metrics)
+
+    def save_attack(self, attack: str, found: Mapping[str, Evaluation]) -> None:
+        """metrics.json so far, and robustness.jsonl: `found` by who was attacked ("": the run's own model)."""
+        for who, outcome in found.items():
+            self.warn(outcome.warnings)
+            prefix = f"{who}/{attack}" if who else attack
+            self.metrics |= {f"{prefix}/{key}": value for key, value in outcome.metrics.items()}
+            self._attacked += [{"attack": attack, "model": who or "unlearned", **row} for row in outcome.rows]
+        if self.main:
+            write_json(self.folder / "metrics.json", self.metrics)
+            write_json_lines(self.folder / "robustness.jsonl", self._attacked)
+            self.tracker.summary(self.metrics)
 
     def save_model(self, model: Any, tokenizer: Any) -> None:
         """model/: a plain Hugging Face folder."""

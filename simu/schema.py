@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from simu import fields as field_types
 from simu import types as nouns
-from simu.fields import alternatives, bare, hints, in_range, readable
+from simu.fields import alternatives, bare, hints, in_range, items_of, readable
 from simu.store.code import source_of, where_is
 from simu.types import UserError, shown
 
@@ -62,12 +62,21 @@ class Schema:
 def check_value(hint: Any, value: Any, path: str) -> None:
     """Check one value of a composed config, nested components by their own source."""
     arms = [bare(arm) for arm in alternatives(hint)]
-    if (nested := group_of(hint, value, path)) is not None:
+    if (each := named_components(hint)) and isinstance(value, Mapping):
+        for name, node in value.items():
+            check_node(node, f"{path}.{name}", None if isinstance(each, Unknown) else each)
+    elif (nested := group_of(hint, value, path)) is not None:
         nested.check(value, path)
     elif protocol := next((arm for arm in arms if is_protocol(arm)), None):
         check_node(value, path, protocol)
     elif not any(isinstance(arm, Unknown) for arm in arms):
         convert(hint, value, path)
+
+
+def named_components(hint: Any) -> Any:
+    """The Protocol of a field dict[str, Protocol], which holds components by name (Unknown in source); else None."""
+    kinds = [bare(one) for one in items_of(hint)] if typing.get_origin(bare(hint)) is dict else []
+    return next((kind for kind in kinds if is_protocol(kind) or isinstance(kind, Unknown)), None)
 
 
 def check_node(node: Any, path: str, kind: type | None = None) -> None:

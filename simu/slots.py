@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from simu.types import (
     Batch,
     Evaluation,
+    Example,
     Layout,
     Loss,
     NeuronMask,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from simu.models.reference import Reference
+    from simu.robustness.victim import Victim
 
 Unit = Literal["token", "later_token", "row"]
 Answers = Literal["original", "alternative", "both"]
@@ -242,6 +244,39 @@ class Perturbation(Protocol):
         """Leave it in `.grad` of the parameters, which end as they were. `gradient(scale)` adds `scale` times the
         gradient at the weights as they stand, and tells the loss; `key` decides what is random. Returns the loss."""
         ...
+
+
+class Attack(Protocol):
+    """A way to bring back what was unlearned."""
+
+    def __call__(self, victim: Victim) -> None:
+        """Do it to copies of the model (`victim.load`), and have each outcome measured (`victim.evaluate`, `note`)."""
+        ...
+
+
+@runtime_checkable
+class ReadsRows(Protocol):
+    """An attack that teaches rows of the data set."""
+
+    @property
+    def rows(self) -> str: ...
+
+    def taught(
+        self, forget: Sequence[Example], retain: Sequence[Example], evaluation: Mapping[str, Sequence[Example]]
+    ) -> Sequence[Example]:
+        """Those that it would draw from."""
+        ...
+
+
+class Robustness(Protocol):
+    """Which attacks a run makes."""
+
+    @property
+    def attacks(self) -> dict[str, Attack]: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> int: ...
 
 
 class Selection(Protocol):

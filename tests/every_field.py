@@ -10,10 +10,11 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
+from simu.checks import check_sizes
 from simu.cli.messages import one_line
 from simu.config import SLOTS, build_run, check_run, conf_dir, plain
 from simu.dryrun import describe
-from simu.pipeline import check_sizes, read_rows
+from simu.pipeline import read_rows
 from simu.types import UserError
 
 Config = dict[str, Any]

@@ -12,6 +12,7 @@ from rich.console import Console
 from simu.console import inert
 from simu.metrics.benchmarks import BENCHMARKS
 from simu.report import best, compare
+from simu.report.attacks import attack_table
 from simu.report.collect import SAME, Skipped, collect
 from simu.report.columns import benchmark
 from simu.report.figures.draw import draw
@@ -36,6 +37,7 @@ def report(options: argparse.Namespace) -> None:
         *paper_tables(groups, before),
         *sample_tables(groups, options.rows, options.sample_seed),
         *run_tables(groups, before),
+        *filter(None, [attack_table(groups)]),
     ]
     made = [replace(table, name=name) for table, name in zip(made, distinct([t.name for t in made]), strict=True)]
     every = all_metrics([*before, *groups])

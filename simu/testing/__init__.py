@@ -7,6 +7,7 @@ Each check is a small named function; the first that fails raises AssertionError
 likely mistake. `expected_failed_checks={name: reason}` lets a check fail that a component fails knowingly.
 """
 
+from simu.testing.attacks import check_attack
 from simu.testing.attributions import check_attribution
 from simu.testing.datasets import check_data
 from simu.testing.evaluators import check_evaluator
@@ -17,6 +18,7 @@ from simu.testing.optimizers import check_optimizer
 from simu.testing.perturbations import check_perturbation
 
 __all__ = [
+    "check_attack",
     "check_attribution",
     "check_data",
     "check_evaluator",

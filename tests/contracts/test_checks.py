@@ -14,7 +14,7 @@ from planted import assert_fails, planted
 from simu import testing
 from simu.fields import Share, component
 from simu.masks.critical import critical_neurons
-from simu.testing import attributions, datasets, evaluators, losses, masks, metrics, optimizers, perturbations
+from simu.testing import attacks, attributions, datasets, evaluators, losses, masks, metrics, optimizers, perturbations
 from simu.testing.contract import run_checks
 from simu.types import NeuronMask, Scores
 
@@ -271,7 +271,7 @@ def test_what_a_component_raises_is_a_failed_check():
 
 
 def test_each_check_has_a_name_of_its_own_and_says_what_it_asks():
-    for module in (attributions, datasets, evaluators, losses, masks, metrics, optimizers, perturbations):
+    for module in (attacks, attributions, datasets, evaluators, losses, masks, metrics, optimizers, perturbations):
         names = [check.__name__ for check in module.CHECKS]
         assert len(set(names)) == len(names)
         assert all(check.__doc__ for check in module.CHECKS)

@@ -33,6 +33,7 @@ class AsksAgain(Once):
 class Drifts(Once):
     """Takes away what it added."""
 
+    passes: ClassVar[int] = 1
     rho: Positive = 0.1
 
     def __call__(self, gradient, parameters, key):
@@ -50,6 +51,7 @@ class Drifts(Once):
 class Doubles(Once):
     """Keeps the gradient of the first pass."""
 
+    passes: ClassVar[int] = 1
     rho: Positive = 0.1
 
     def __call__(self, gradient, parameters, key):
@@ -61,6 +63,7 @@ class Doubles(Once):
 class FarAway(Once):
     """The other side of the bowl."""
 
+    passes: ClassVar[int] = 1
     rho: Positive = 10.0
 
     def __call__(self, gradient, parameters, key):

@@ -65,7 +65,8 @@ def test_composes_builds_and_spells_every_field(slot, option):
     cfg = composed(f"{slot}={option}")
     component = getattr(cfg, slot)
     node = yaml.safe_load((conf_dir() / slot / f"{option}.yaml").read_text())
-    picked = {str(key) for entry in node.get("defaults", []) if isinstance(entry, dict) for key in entry}
+    defaults = [str(key) for entry in node.get("defaults", []) if isinstance(entry, dict) for key in entry]
+    picked = {key.partition("@")[2].partition(".")[0] or key for key in defaults}  # attack@attacks.relearn → attacks
     spelt = {key for key in {*node, *picked} - {"_target_", "defaults"} if not key.startswith("override ")}
     assert spelt == {f.name for f in dataclasses.fields(component)}
     assert spelt >= COMMON.get(slot, set())
@@ -221,6 +222,16 @@ def test_trains_two_steps_and_resumes_to_equal_bytes(slot, option, bench, tmp_pa
     assert all(undisturbed[name].equal(resumed[name]) for name in before)
     assert all(torch.isfinite(tensor).all() for tensor in undisturbed.values())
     assert any(not undisturbed[name].equal(before[name]) for name in before)
+
+
+@pytest.mark.parametrize("option", [o for s, o in options("robustness/attack")])
+def test_attack(option):
+    """In a suite of its own, with every field spelt."""
+    word = f"+robustness/attack@robustness.attacks.one={option}"
+    (attack,) = composed(word).robustness.attacks.values()
+    spelt = yaml.safe_load((conf_dir() / "robustness" / "attack" / f"{option}.yaml").read_text()).keys() - {"_target_"}
+    assert spelt == {f.name for f in dataclasses.fields(attack)}
+    testing.check_attack(attack)
 
 
 @pytest.mark.parametrize("option", [o for s, o in options("perturbation")])

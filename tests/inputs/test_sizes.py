@@ -7,8 +7,8 @@ import copy
 import pytest
 from every_field import changed, configs, default
 
+from simu.checks import check_sizes
 from simu.config import build_run
-from simu.pipeline import check_sizes
 from simu.types import UserError
 
 

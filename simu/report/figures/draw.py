@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from simu.report.figures.attacks import relearning_curves, survivals
 from simu.report.figures.canvas import STYLE, Picture
 from simu.report.figures.curves import THRESHOLD, curves, weights
 from simu.report.figures.heatmaps import heatmaps, layers
@@ -41,6 +42,8 @@ def draw(
             "figure6_heatmaps": heatmaps(groups),
             "figure6_layers": layers(groups),
             "training": training_curves(evaluated),
+            "relearning": relearning_curves(evaluated),
+            "attacks": survivals(evaluated),
         }
         made = [picture for kind, pictures in kinds.items() for picture in _drawn(kind, pictures, failed)]
     names = distinct([picture.name for picture in made])
