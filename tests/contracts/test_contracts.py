@@ -66,8 +66,9 @@ def test_composes_builds_and_spells_every_field(slot, option):
     component = getattr(cfg, slot)
     node = yaml.safe_load((conf_dir() / slot / f"{option}.yaml").read_text())
     defaults = [str(key) for entry in node.get("defaults", []) if isinstance(entry, dict) for key in entry]
-    picked = {key.partition("@")[2].partition(".")[0] or key for key in defaults}  # attack@attacks.relearn → attacks
-    spelt = {key for key in {*node, *picked} - {"_target_", "defaults"} if not key.startswith("override ")}
+    own = [key for key in defaults if not key.startswith("override ")]
+    picked = {key.partition("@")[2].partition(".")[0] or key for key in own}  # attack@attacks.relearn → attacks
+    spelt = {*node, *picked} - {"_target_", "defaults"}
     assert spelt == {f.name for f in dataclasses.fields(component)}
     assert spelt >= COMMON.get(slot, set())
     assert dataclasses.fields(component) == () or component.__dataclass_params__.frozen
