@@ -24,6 +24,7 @@ from simu.gradients import (
 from simu.optim.perturb import NoPerturbation, Smoothing
 from simu.optim.zeroth import BuildHybrid, BuildZerothOrder, ZerothOrder
 from simu.slots import Optimizer, Perturbation
+from simu.store.checkpoint import random_state, set_random_state
 from simu.types import UserError
 
 Record = dict[str, float | int | None]
@@ -121,10 +122,10 @@ class StepTaker:
     def two_points(self, drawn: Drawn) -> tuple[dict[str, float], float]:
         """A zeroth-order step: the terms' losses, means over the points asked, and the norm of its estimate."""
         asked: dict[str, list[float]] = {name: [] for name in drawn}
-        state = torch.get_rng_state()
+        state = random_state()
 
         def objective() -> float:
-            torch.set_rng_state(state)  # the same dropout at every point
+            set_random_state(state)  # the same dropout at every point
             for name, (term, indices) in drawn.items():
                 asked[name].append(backward(self.model, term, indices, *self.batching, factor=0.0))
             total = sum(term.weight * asked[name][-1] for name, (term, _) in drawn.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -254,6 +255,40 @@ def test_zeroth_order_trains_without_a_graph_and_lowers_the_objective():
     assert all(p.grad is None for p in one.parameters())
     assert result.records[0]["forget_loss"] == pytest.approx(before, abs=1e-3)
     assert float(mean_loss(one, RETAIN).detach()) < before - 0.05
+
+
+class Watched(Ascent):
+    """Says of each call whether a graph was made."""
+
+    graphs: ClassVar[list[bool]] = []
+
+    def __call__(self, model, batch, reference=None):
+        self.graphs.append(torch.is_grad_enabled())
+        return super().__call__(model, batch, reference)
+
+
+def test_hybrid_makes_a_graph_in_its_first_order_steps_alone():
+    one = model()
+    objective = Objective(forget=Watched(), retain=CE(), retain_weight=1.0)
+    optimizer = BuildHybrid(period=2, draws=3)(one.named_parameters())
+    settings = Training(epochs=4, batch_size=4, micro_batch_tokens=None)
+    train(one, one, optimizer, objective, FORGET, RETAIN, settings=settings, pad_id=0)
+    two_steps_of_adamw, two_of_three_directions = [True] * 2, [False] * (2 * 3 * 2)
+    assert Watched.graphs == two_steps_of_adamw + two_of_three_directions
+
+
+def test_a_zeroth_order_step_is_the_same_for_any_micro_batches():
+    """Its losses are the whole step's, with the divisor of the whole step."""
+    ends = []
+    for tokens in (None, 1):
+        one = model()
+        optimizer = BuildZerothOrder(lr=5.0, mu=0.1)(one.named_parameters())
+        settings = Training(epochs=2, batch_size=4, micro_batch_tokens=tokens, warmup=0, clip_norm=None)
+        train(one, one, optimizer, teach(), FORGET, settings=settings, pad_id=0, seed=3)
+        ends.append(torch.cat([p.detach().flatten() for p in one.parameters()]))
+    start = torch.cat([p.detach().flatten() for p in model().parameters()])
+    assert (ends[0] - start).norm() > 1e-2
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-10)
 
 
 def test_what_does_not_go_together_is_refused():
