@@ -22,7 +22,7 @@ from simu.report.table import Column, Row, Table, texts
 CONTROLS = {"retain_only": "retain only", "original": "original"}
 """Who is attacked beside the run's own model, as the metrics say it, and as a reader does."""
 SETTINGS = "robustness.attacks."
-PREFERRED = ("/rouge_l_recall", "/probability")
+PREFERRED = ("/rouge_l_recall", "/leak_at_k", "/probability")
 
 
 @dataclass(frozen=True)
