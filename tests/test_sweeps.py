@@ -106,13 +106,13 @@ def test_nine_jobs_of_which_two_fail_in_a_new_and_in_a_reused_folder(tmp_path, s
 
 def test_a_sweep_ends_with_its_jobs_side_by_side_and_the_winner(finished):
     done = simu(*SMALL, "-m", "mask.t=0.3,0.9", "seed=0", "hydra.sweep.dir=ends", cwd=finished)
-    scores = [json.loads((finished / f"ends/{job}/metrics.json").read_text())["aggregate"] for job in (0, 1)]
+    scores = [json.loads((finished / f"ends/{job}/metrics.json").read_text())["aggregate_fair"] for job in (0, 1)]
     table = done.stdout[done.stdout.index("The sweep: tiny on mini") :]
     rows = [line for line in table.splitlines() if line.lstrip().startswith("#")]
     assert [f"{score:.4f}" in row for score, row in zip(scores, rows, strict=True)] == [True, True]
     best = scores.index(max(scores))
     assert ["winner" in row for row in rows] == [job == best for job in (0, 1)]
-    named = f"winner by Aggregate among those with forget/rouge_l_recall<=0.3: simu · dual (t={(0.3, 0.9)[best]})"
+    named = f"winner by Fair aggregate among those with forget/rouge_l_recall<=0.3: simu · dual (t={(0.3, 0.9)[best]})"
     assert f"{named}, {scores[best]:.3f}" in table
 
 

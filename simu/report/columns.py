@@ -38,6 +38,11 @@ def benchmarks(groups: Iterable[Group]) -> list[Benchmark]:
     ]
 
 
+def ranked(bench: Benchmark, groups: Sequence[Group]) -> str:
+    """What configs are chosen by: the benchmark's first choice that all of them have, else its last."""
+    return next((key for key in bench.ranked if all(key in g.metrics() for g in groups)), bench.ranked[-1])
+
+
 def main_keys(bench: Benchmark, groups: Sequence[Group]) -> list[str]:
     """Keys of a benchmark's main table: those it lists, then other headline metrics; all where it lists none."""
     present = list(dict.fromkeys(key for g in groups for key in g.metrics()))

@@ -14,7 +14,7 @@ from simu.metrics.benchmarks import BENCHMARKS
 from simu.report import best, compare
 from simu.report.attacks import attack_table
 from simu.report.collect import SAME, Skipped, collect
-from simu.report.columns import benchmark
+from simu.report.columns import benchmark, ranked
 from simu.report.figures.draw import draw
 from simu.report.groups import group, originals
 from simu.report.render.terminal import terminal
@@ -80,7 +80,7 @@ def best_of(options: argparse.Namespace) -> None:
     lines: list[str] = []
     for candidates in best.candidates(groups):
         limits = asked or best.default_constraints(candidates[0])
-        metric = options.metric or benchmark(candidates[0].benchmark).ranked
+        metric = options.metric or ranked(benchmark(candidates[0].benchmark), candidates)
         won = best.winner(candidates, metric, limits)
         show([best.table(candidates, metric, limits, won)])
         lines += best.commands(candidates, metric, limits, won) if won else []

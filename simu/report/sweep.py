@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simu.report import best
 from simu.report.collect import read
-from simu.report.columns import benchmark, columns, label, main_keys
+from simu.report.columns import benchmark, columns, label, main_keys, ranked
 from simu.report.commands import show
 from simu.report.groups import Group, group
 from simu.report.run import Run
@@ -29,10 +29,12 @@ def show_sweep(jobs: Mapping[Path, int]) -> None:
 
 def sweep_table(groups: Sequence[Group], jobs: Mapping[Path, int]) -> tuple[Table, str]:
     """Configs that were asked the same, in the order of their jobs, and a line that names the winner: the best value,
-    a mean over seeds, of what the benchmark ranks by (its aggregate), among those that forget enough."""
+    a mean over seeds, of what the benchmark ranks by (its fair aggregate), among those that forget enough."""
     bench, limits = benchmark(groups[0].benchmark), best.default_constraints(groups[0])
-    won = best.winner(groups, bench.ranked, limits)
+    by = ranked(bench, groups)
+    won = best.winner(groups, by, limits)
     keys = [key for key in main_keys(bench, groups) if key in bench.main or not bench.main]
+    keys = [*([] if by in keys else [by]), *keys]
     rows = tuple(
         Row((_numbers(g, jobs), g.label(), *map(g.estimate, keys), g.seeds, _verdict(g, won)))
         for g in sorted(groups, key=lambda g: min(jobs[run.path] for run in g.runs))
@@ -42,11 +44,11 @@ def sweep_table(groups: Sequence[Group], jobs: Mapping[Path, int]) -> tuple[Tabl
     table = without_empty(Table(name="sweep", title=f"The sweep: {g.model} on {g.place}", columns=heads, rows=rows))
     where = f" among those with {' and '.join(map(str, limits))}" if limits else ""
     if won is None:
-        return table, f"winner by {label(bench.ranked)}{where}: none"
-    found = won.estimate(bench.ranked)
+        return table, f"winner by {label(by)}{where}: none"
+    found = won.estimate(by)
     assert found is not None
     fallen = "; its model has collapsed" if _collapsed(won) else ""
-    return table, f"winner by {label(bench.ranked)}{where}: {won.label()}, {found.mean:.3f}{fallen}"
+    return table, f"winner by {label(by)}{where}: {won.label()}, {found.mean:.3f}{fallen}"
 
 
 def _numbers(g: Group, jobs: Mapping[Path, int]) -> str:

@@ -119,6 +119,19 @@ def test_the_winner_is_the_best_mean_that_holds_the_constraint(search):
     assert best.command(so[0], so) == "python -m simu.run model=tiny data=mini method=so_graddiff"
 
 
+@pytest.mark.parametrize(("fair", "expected"), [((0.4, 0.6), 0.5), ((0.4, None), 0.3)], ids=["all", "an older run"])
+def test_best_chooses_by_the_fair_aggregate_where_all_configs_have_it(tmp_path, make_run, capsys, fair, expected):
+    """t = 0.3 has the better aggregate, t = 0.5 the better fair one."""
+    for i, (t, aggregate) in enumerate(((0.3, 0.9), (0.5, 0.8))):
+        folder = tmp_path / str(i)
+        scored(make_run, folder, aggregate, 0.2, t=t)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        more = {} if fair[i] is None else {"aggregate_fair": fair[i]}
+        (folder / "metrics.json").write_text(json.dumps(metrics | more))
+    assert main(["best", str(tmp_path)]) == 0
+    assert f"mask.t={expected}" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_best_prints_the_command_of_each_methods_winner(search, capsys):
     assert main(["best", str(search)]) == 0
     out = capsys.readouterr().out
