@@ -35,6 +35,7 @@ QA = {
     "MIA →0.5": "mia/min_k",
     "repetition ↓": "forget/repetition_rate",
 }
+GRADE = {"aggregate, fair ↑": "aggregate_fair"} | {k: v for k, v in QA.items() if k != "retain EM ↑"}
 UTILITY = {
     "forget quality ↑": "forget_quality",
     "model utility ↑": "model_utility",
@@ -125,11 +126,23 @@ SWEEPS = {
         ("mask",),
         MOVED,
     ),
-    "optimizer_grade": Sweep(("+sweep=optimizer_grade",), ("optimizer", "mask"), QA, before=False),
+    "optimizer_grade": Sweep(("+sweep=optimizer_grade",), ("optimizer", "mask"), GRADE, before=False),
+    "adamw_searched": Sweep(
+        ("+sweep=optimizer_grade", "optimizer=adamw", "optimizer.lr=5e-4"),
+        ("optimizer", "optimizer.lr", "mask"),
+        GRADE,
+        before=False,
+    ),
+    "zo_faster": Sweep(
+        ("+sweep=optimizer_grade", "optimizer=zo", "optimizer.lr=100"),
+        ("optimizer", "optimizer.lr", "mask"),
+        GRADE,
+        before=False,
+    ),
     "perturbations": Sweep(
         ("+sweep=optimizer_grade", "optimizer=sophia", "perturbation=none,sam,smoothing"),
         ("perturbation", "mask"),
-        QA,
+        GRADE,
         before=False,
     ),
     "search": Sweep(

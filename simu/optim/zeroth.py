@@ -128,7 +128,7 @@ class Hybrid(ZerothOrder):
 class BuildZerothOrder:
     """Builds `ZerothOrder` over named parameters; no weight decay on norms and biases."""
 
-    lr: Positive = 100.0
+    lr: Positive = 30.0
     """Peak learning rate, of an estimate that is about a gradient divided by the number of what trains."""
     mu: Positive = 0.5
     """Distance of the two points from θ, over all parameters together."""
