@@ -1,7 +1,7 @@
 """Two processes with gloo end in what one process ends in: replicated or sharded (FSDP2), killed and resumed or not.
 
-This file is also the program that each process runs: `python test_training_distributed.py OBJECTIVE SELECTION OUT
-CHECKPOINT DIE_AT`.
+This file is also the program that each process runs: `python test_training_distributed.py OBJECTIVE SELECTION UPDATE
+OUT CHECKPOINT DIE_AT`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import FSDP
+from test_training_options import fresh
 
 HERE = Path(__file__)
+UPDATES = {
+    "plain": ("sophia", "none", 1e-3),
+    "sam": ("sophia", "sam", 3e-4),  # two backward passes of rounding, which a step that is nearly a sign enlarges
+    "smoothing": ("sophia", "smoothing", 3e-4),
+    "zo": ("zo", "none", 30.0),
+}
+"""Optimizer, perturbation and rate."""
 
 
 def launcher(launch: str) -> list[str]:
@@ -25,9 +33,9 @@ def launcher(launch: str) -> list[str]:
     return {"one": [], "replicated": replicas, "sharded": [*FSDP, "0"]}[launch]
 
 
-def program(objective: str, selection: str, out: str, checkpoint: str, die_at: int) -> None:
+def program(objective: str, selection: str, update: str, out: str, checkpoint: str, die_at: int) -> None:
     sys.path.insert(0, str(HERE.parent))
-    from test_training_options import FORGET, MASKS, REFUSALS, RETAIN, fresh, options_of
+    from test_training_options import FORGET, MASKS, REFUSALS, RETAIN, fresh, option, options_of
 
     from simu.sharding import join, shard
     from simu.training import Training, train
@@ -39,9 +47,10 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
     join()
     assert int(os.environ.get("WORLD_SIZE", "1")) == (dist.get_world_size() if dist.is_initialized() else 1)
     model = shard(fresh())
-    losses, sophia, select = options_of(objective, "sophia", selection)
+    name, perturbation, lr = UPDATES[update]
+    losses, build, select = options_of(objective, name, selection, lr)
     chosen = select(model, MASKS["some"])
-    optimizer = sophia(chosen.named_parameters())
+    optimizer = build(chosen.named_parameters())
     settings = Training(epochs=5, batch_size=3, micro_batch_tokens=16, max_steps=10, checkpoint_every=3)
     result = train(
         model,
@@ -51,6 +60,7 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
         FORGET,
         RETAIN,
         alternatives=REFUSALS,
+        perturbation=option("perturbation", perturbation),
         settings=settings,
         pad_id=0,
         on_step=on_step,
@@ -62,7 +72,16 @@ def program(objective: str, selection: str, out: str, checkpoint: str, die_at: i
         torch.save({"weights": weights, "records": result.records, "sharded": sharded}, out)
 
 
-def run(launch: str, tmp_path: Path, objective: str, selection: str, *, die_at: int = 0, name: str = "") -> dict:
+def run(
+    launch: str,
+    tmp_path: Path,
+    objective: str,
+    selection: str,
+    update: str = "plain",
+    *,
+    die_at: int = 0,
+    name: str = "",
+) -> dict:
     out = tmp_path / f"{name or launch}.pt"
     command = [
         sys.executable,
@@ -70,6 +89,7 @@ def run(launch: str, tmp_path: Path, objective: str, selection: str, *, die_at: 
         str(HERE),
         objective,
         selection,
+        update,
         str(out),
         str(tmp_path / f"checkpoint-{name or launch}.pt"),
         str(die_at),
@@ -112,6 +132,19 @@ def test_two_processes_equal_one(tmp_path, objective, selection):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("update", "launch"),
+    [("sam", "replicated"), ("sam", "sharded"), ("smoothing", "replicated"), ("zo", "replicated")],
+)
+def test_perturbed_and_zeroth_order_steps_of_two_processes_equal_those_of_one(tmp_path, update, launch):
+    """A gradient's norm and two losses are of the rows of both; directions and noise are the same in both."""
+    one = run("one", tmp_path, "graddiff", "selected", update)
+    start = fresh().state_dict()
+    assert any((weight - start[name]).norm() > 1e-3 for name, weight in one["weights"].items())
+    compare(one, run(launch, tmp_path, "graddiff", "selected", update))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["replicated", "sharded"])
 def test_two_processes_killed_and_resumed_give_the_same_bytes(tmp_path, launch):
     whole = run(launch, tmp_path, "npo", "selected", name="whole")
@@ -122,4 +155,4 @@ def test_two_processes_killed_and_resumed_give_the_same_bytes(tmp_path, launch):
 
 
 if __name__ == "__main__":
-    program(*sys.argv[1:5], int(sys.argv[5]))
+    program(*sys.argv[1:6], int(sys.argv[6]))
