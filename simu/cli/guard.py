@@ -23,6 +23,23 @@ SINGLE: list[Exception] = []
 """What a single (not a sweep's) job failed with: raised at the end, since Hydra would print the overrides above it."""
 
 
+class SaidOnce(logging.Filter):
+    """A Slurm cluster without accounting is told of every few seconds (sacct); once is enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "sacct error" not in record.getMessage():
+            return True
+        first, self.said = not self.said, True
+        return first
+
+
+logging.getLogger("submitit").addFilter(SaidOnce())
+
+
 @dataclass(frozen=True)
 class JobSettings:
     """What Hydra knows of a job beside its config."""

@@ -41,6 +41,11 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
         return f'hydra/launcher: the extra `{extra}` is not installed; allowed after pip install -e ".[{extra}]"'
     if "Could not detect" in str(error) and "srun" in str(error):
         return "hydra/launcher=submitit_slurm: no srun on this machine; allowed without a cluster is submitit_local"
+    if refused := re.search(r"sbatch: error: (.*)", str(error)):
+        cure = ", or hydra.launcher.gpus_per_node=0 on nodes without GPUs" if "gres" in refused[1] else ""
+        return (
+            f"hydra/launcher=submitit_slurm: sbatch refuses the job ({refused[1]}); allowed is what sinfo offers{cure}"
+        )
     if no_room(error):
         return (
             f"no room to write ({one_line(error)[:200]}); free some in cache_dir (python -m simu.cache prune) or "
