@@ -78,7 +78,11 @@ def run(cfg: RunConfig, record: provenance.Record, folder: Path, labels: Mapping
     if "evaluation" in cfg.stages and main:
         warned = results.noted.get("warnings", ())
         show(lambda: print_summary(results.metrics, cfg.method.name, cfg.evaluator.benchmark, warned))
-        show(lambda: print_attacks(results.metrics, tuple(cfg.robustness.attacks), cfg.method.name))
+        show(
+            lambda: print_attacks(
+                results.metrics, tuple(cfg.robustness.attacks), cfg.robustness.metrics, cfg.method.name
+            )
+        )
     log.info("run folder: %s", folder)
     return results.metrics.get("aggregate")
 

@@ -71,6 +71,7 @@ def sample(
     Raises UserError for an empty or too long prompt, and for a model whose cache cannot be shared (with the reason).
     """
     require(samples >= 1, "samples", samples, "≥ 1")
+    require(max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "≥ 1")
     require(temperature >= 0, "temperature", temperature, "≥ 0")
     require(0 < top_p <= 1, "top_p", top_p, "0 < x ≤ 1")
     limit = context_limit(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,6 @@ from rich.text import Text
 from simu.console import inert
 from simu.metrics.metric import SUFFIXES
 from simu.report.columns import label
-from simu.report.direction import better
 from simu.report.estimate import Estimate
 from simu.report.groups import Group
 from simu.report.summary import WIDTH, cell
@@ -22,7 +22,6 @@ from simu.report.table import Column, Row, Table, texts
 CONTROLS = {"retain_only": "retain only", "original": "original"}
 """Who is attacked beside the run's own model, as the metrics say it, and as a reader does."""
 SETTINGS = "robustness.attacks."
-PREFERRED = ("/rouge_l_recall", "/leak_at_k", "/probability")
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,12 @@ class Outcome:
     attack: str
     setting: str
     forget: str
-    """The key of the first metric of forget rows: 'relearn/step_5/forget/rouge_l_recall'."""
+    """The key of the first metric of forget rows: 'relearn/step_5/forget/METRIC'."""
     retain: str | None
 
     @property
     def metric(self) -> str:
-        """'forget/rouge_l_recall'."""
+        """'forget/METRIC'."""
         return self.forget.split("/", 2)[2]
 
     @property
@@ -52,7 +51,7 @@ def attacks_of(g: Group) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key[len(SETTINGS) :].split(".")[0] for key in g.settings if key.startswith(SETTINGS)))
 
 
-def outcomes(metrics: Mapping[str, float], attacks: Sequence[str]) -> Iterator[Outcome]:
+def outcomes(metrics: Mapping[str, float], attacks: Sequence[str], kept: Sequence[str]) -> Iterator[Outcome]:
     """In the order of `attacks` and of metrics.json; a setting without a metric of forget rows is none."""
     for attack in attacks:
         of: dict[str, list[str]] = {}
@@ -61,15 +60,21 @@ def outcomes(metrics: Mapping[str, float], attacks: Sequence[str]) -> Iterator[O
             if parts[0] == attack and len(parts) > 3 and parts[-1] not in SUFFIXES:
                 of.setdefault(parts[1], []).append(key)
         for setting in sorted(of, key=natural):
-            sides = [first([k for k in of[setting] if k.split("/")[2] == side]) for side in ("forget", "retain")]
+            sides = [first([k for k in of[setting] if k.split("/")[2] == side], kept) for side in ("forget", "retain")]
             if sides[0] is not None:
                 yield Outcome(attack, setting, sides[0], sides[1])
 
 
-def first(keys: Sequence[str]) -> str | None:
-    """The metric that a reader looks at: ROUGE-L, else a probability, else whichever is first."""
-    ranked = sorted(keys, key=lambda key: [not key.endswith(name) for name in PREFERRED])
-    return ranked[0] if ranked else None
+def outcomes_of(g: Group) -> list[Outcome]:
+    """Of a group's runs, as the first of them has them."""
+    kept = g.settings.get("robustness.metrics", "[]")
+    return list(outcomes(g.first.metrics, attacks_of(g), json.loads(str(kept))))
+
+
+def first(keys: Sequence[str], kept: Sequence[str]) -> str | None:
+    """The metric that a reader looks at: the first of those that the run kept, else the first by name."""
+    order = {metric: i for i, metric in enumerate(kept)}
+    return min(keys, key=lambda key: (order.get(key.split("/", 2)[2], len(order)), key), default=None)
 
 
 def natural(setting: str) -> tuple[str, int]:
@@ -78,9 +83,9 @@ def natural(setting: str) -> tuple[str, int]:
     return (name, int(number)) if number.isdigit() else (setting, 0)
 
 
-def print_attacks(metrics: Mapping[str, float], attacks: Sequence[str], method: str) -> None:
+def print_attacks(metrics: Mapping[str, float], attacks: Sequence[str], kept: Sequence[str], method: str) -> None:
     """A row a setting: the forget metric of the run's model between its controls, and what it kept."""
-    found = list(outcomes(metrics, attacks))
+    found = list(outcomes(metrics, attacks, kept))
     if not found:
         return
     table = Grid(title="after attacks", title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
@@ -100,7 +105,7 @@ def attack_table(groups: Sequence[Group]) -> Table | None:
     """Every setting of every attack, by method; None where no run was attacked."""
     rows = []
     for g in groups:
-        for one in outcomes(g.first.metrics, attacks_of(g)):
+        for one in outcomes_of(g):
             found = [g.estimate(key) for key in (one.forget, *(f"{who}/{one.forget}" for who in CONTROLS))]
             kept = g.estimate(one.retain) if one.retain else None
             where = (g.place, g.model, g.kind, one.attack, one.setting.replace("_", " "), label(one.metric))
@@ -108,7 +113,7 @@ def attack_table(groups: Sequence[Group]) -> Table | None:
     if not rows:
         return None
     heads = ["unlearned", *CONTROLS.values()]
-    scores = [Column(label=head, style="score", better=better("forget/rouge_l_recall")) for head in heads]
+    scores = [Column(label=head, style="score", better="lower") for head in heads]
     return Table(
         name="attacks",
         title="Does it stay forgotten? After attacks",
@@ -130,7 +135,7 @@ def survival(g: Group, attack: str) -> float | None:
 
     (original − attacked) / (original − unlearned), cut at 0 and 1, of the attack's forget metric.
     """
-    found = list(outcomes(g.first.metrics, [attack]))
+    found = [one for one in outcomes_of(g) if one.attack == attack]
     if not found:
         return None
     before, after = (mean(g.estimate(key)) for key in (f"original/{found[0].metric}", found[0].metric))

@@ -17,7 +17,7 @@ from simu.types import IGNORE, Batch
 class Lens:
     """The answer's tokens read out of every layer through the final norm and the head.
 
-    `ATTACK/layer_K/forget/probability` (of a row: geometric mean over tokens) and `…/mean_rank` (1 is best), means over
+    `ATTACK/layer_K/forget/probability` (of a row: geometric mean over tokens) and `…/rank` (1 is best), means over
     rows. Source: nostalgebraist 2020; Patil et al. 2023, arXiv 2309.17410.
     """
 
@@ -39,7 +39,7 @@ class Lens:
                 continue
             log_prob, rank = (torch.cat([part[i] for part in parts], 1) for i in (0, 1))
             for layer, (p, r) in enumerate(zip(log_prob.exp().mean(1), rank.mean(1), strict=True), 1):
-                victim.note(f"layer_{layer}", {f"{split}/probability": float(p), f"{split}/mean_rank": float(r)})
+                victim.note(f"layer_{layer}", {f"{split}/probability": float(p), f"{split}/rank": float(r)})
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ class Sample:
     """n samples a question; of k of them, drawn without replacement, the worst.
 
     `ATTACK/k_K/forget/leak_at_k`: the chance that one gives the answer away (ROUGE-L recall of `leaks` and more, or the
-    answer word for word); `…/expected_rouge`: the expected largest recall; means over rows. Source: Leak-k, with the
+    answer word for word); `…/worst_rouge`: the expected largest recall; means over rows. Source: Leak-k, with the
     estimator of Chen et al. 2021 (arXiv 2107.03374).
     """
 
@@ -75,4 +75,4 @@ class Sample:
             for k in self.ks if rows else ():
                 leak = sum(leak_at_k(self.samples, c, k) for c in leaked) / len(rows)
                 worst_of_k = sum(expected_max(some, k) for some in scores) / len(rows)
-                victim.note(f"k_{k}", {f"{split}/leak_at_k": leak, f"{split}/expected_rouge": worst_of_k})
+                victim.note(f"k_{k}", {f"{split}/leak_at_k": leak, f"{split}/worst_rouge": worst_of_k})

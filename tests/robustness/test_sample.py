@@ -41,9 +41,9 @@ def test_by_hand(monkeypatch):
     assert victim.metrics["k_1/forget/leak_at_k"] == pytest.approx((1 / 4 + 0) / 2)
     assert victim.metrics["k_2/forget/leak_at_k"] == pytest.approx((3 / 6 + 0) / 2)
     assert victim.metrics["k_4/forget/leak_at_k"] == pytest.approx(1 / 2)
-    assert victim.metrics["k_1/forget/expected_rouge"] == pytest.approx((1 + 0.5 + 0.25) / 4 / 2)
+    assert victim.metrics["k_1/forget/worst_rouge"] == pytest.approx((1 + 0.5 + 0.25) / 4 / 2)
     pairs = 3 * 1 + 2 * 0.5 + 1 * 0.25  # of the 6 pairs, by their larger recall
-    assert victim.metrics["k_2/forget/expected_rouge"] == pytest.approx(pairs / 6 / 2)
+    assert victim.metrics["k_2/forget/worst_rouge"] == pytest.approx(pairs / 6 / 2)
     assert [(r["id"], r["generated"], r["scores"]["leaked"]) for r in victim.rows] == [
         ("a", "Ann Lee wrote it", 1),
         ("b", "none", 0),

@@ -30,9 +30,9 @@ SAME = {
 NO_OTHER = {"Mini.path", "Tofu.path", "Tofu.forget", "Lume.path", "Lume.mia_member_file", "Lume.mia_nonmember_file"}
 NO_OTHER |= {f"Own.{name}" for name in ("path", "forget", "retain", "holdout", "paraphrase")}
 NO_OTHER |= {f"Own.{name}" for name in ("prompt", "answer", "text", "group", "id")}
-NO_OTHER |= {"FromConfig.target.skip", "Top.count"}
+NO_OTHER |= {"FromConfig.target.skip", "Top.count", "Suite.attacks", "Suite.metrics"}
 """Files count by their content, columns by what stands in them, and there is no other here; a model from its config
-has to be taught; a count is null beside a share."""
+has to be taught; a count is null beside a share; attacks are components, and which metrics there are is known later."""
 
 
 class Token:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from simu.report.attacks import CONTROLS, Outcome, attacks_of, outcomes, survival
+from simu.report.attacks import CONTROLS, Outcome, attacks_of, outcomes_of, survival
 from simu.report.columns import label
 from simu.report.figures.canvas import BLACK, MARKERS, POINTS, Picture, canvas, evidence, legend, titled, wrapped
 from simu.report.figures.marks import BARS, arms
@@ -19,7 +19,7 @@ DASHES = {"original": ":", "retain_only": "--"}
 def relearning_curves(groups: Sequence[Group]) -> Iterator[Picture]:
     """The forget metric by step of relearning; a panel an attack, a line a method, and the controls of the first."""
     for same in by_place(groups):
-        found = {g: [o for o in outcomes(g.first.metrics, attacks_of(g)) if o.step is not None] for g in same}
+        found = {g: [o for o in outcomes_of(g) if o.step is not None] for g in same}
         names = list(dict.fromkeys(o.attack for some in found.values() for o in some))
         shown = [g for g in same if found[g]]
         if not names:
