@@ -26,6 +26,7 @@ SAME = {
     "method.name": "a label: what it stands for is in the slots",
     "Lume.forget": "the small folder has rows of one task",
     "Pretrained.base": "read where there is an adapter",
+    "Suite.rows": "read by attacks, and here is none",
 }
 NO_OTHER = {"Mini.path", "Tofu.path", "Tofu.forget", "Lume.path", "Lume.mia_member_file", "Lume.mia_nonmember_file"}
 NO_OTHER |= {f"Own.{name}" for name in ("path", "forget", "retain", "holdout", "paraphrase")}
